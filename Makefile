@@ -1,0 +1,72 @@
+# `make` lists the targets. Each one sets up what it needs; Python and make are all that must be there.
+
+PYTHON ?= python3
+WORKERS ?= 2
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+BASE := $(VENV)/.stamp-base
+DEV := $(VENV)/.stamp-dev
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# The pins are for Python 3.11 and later: some of these versions have left 3.10 behind.
+PINS = $(shell $(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
+INSTALL = $(BIN)/python -m pip install --quiet $(PINS)
+
+# A demo on other servers needs their drivers: `make demo ARGS="--broker redis://... --ledger postgresql+psycopg://..."`
+comma := ,
+space := $(subst ,, )
+EXTRAS = $(subst $(space),$(comma),$(strip $(foreach name,redis postgres mysql,$(findstring $(name),$(ARGS)))))
+
+.PHONY: help venv servers check format test matrix demo clean
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+venv: $(DEV)  ## .venv with the package and its development tools
+
+servers: $(DEV)  ## the servers that tests use, where they can be installed
+	@PYTHON=$(BIN)/python tests/services/ensure.sh
+
+check: $(DEV)  ## lint, formatting, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(DEV)  ## repair what lint and formatting can repair
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: servers  ## all tests, on real servers (ARGS= for pytest, WORKERS= processes)
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadgroup $(ARGS)
+
+matrix: servers  ## the crash matrix in full size
+	DURABLE_MATRIX=full $(BIN)/python -m pytest tests/crash -m matrix $(ARGS)
+
+demo: $(BASE)  ## kill workers while they charge orders, then reconcile (ARGS= for the demo)
+	$(if $(EXTRAS),@$(INSTALL) -e '.[$(EXTRAS)]')
+	@$(BIN)/python examples/quickstart/demo.py $(ARGS)
+
+clean:  ## remove what was built and cached; .venv stays
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Debian ships Python without ensurepip: its venv fails half-way, and leaves a folder without pip.
+$(BIN)/pip:
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy python3-venv && \
+	    $(PYTHON) -m venv $(VENV); \
+	  else echo "Python has no venv: install it (Debian: apt-get install python3-venv)" >&2; exit 1; fi; }
+
+$(BASE): pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) -e .
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) -e '.[dev]'
+	@touch $(BASE) $@

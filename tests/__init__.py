@@ -1,0 +1,1 @@
+"""Tests of celery-durable; a package, so that no other `tests` on the path shadows it."""
