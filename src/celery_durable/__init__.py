@@ -1,0 +1,40 @@
+"""celery-durable: a stock Celery deployment, made crash-safe."""
+
+from __future__ import annotations
+
+from celery_durable.api import ledger
+from celery_durable.errors import (
+    DurableError,
+    IdempotencyKeyError,
+    KeyConflict,
+    LeaseLost,
+    LedgerError,
+    LedgerSchemaError,
+    LedgerUnavailable,
+    NoSuchTask,
+    PayloadRefused,
+    PayloadTooLarge,
+    SettingsError,
+    SubmitError,
+    TaskIdConflict,
+)
+from celery_durable.task import DurableTask
+
+__version__ = "0.1.0"
+__all__ = [
+    "DurableError",
+    "DurableTask",
+    "IdempotencyKeyError",
+    "KeyConflict",
+    "LeaseLost",
+    "LedgerError",
+    "LedgerSchemaError",
+    "LedgerUnavailable",
+    "NoSuchTask",
+    "PayloadRefused",
+    "PayloadTooLarge",
+    "SettingsError",
+    "SubmitError",
+    "TaskIdConflict",
+    "ledger",
+]

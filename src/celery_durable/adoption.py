@@ -1,0 +1,60 @@
+"""Messages that have no row: adopt those of other senders, park those whose row is gone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kombu.serialization import dumps, registry
+
+from celery_durable import failures, submission
+from celery_durable.records import Envelope
+
+if TYPE_CHECKING:
+    from celery_durable.delivery import Delivery
+    from celery_durable.ledger import Submitted
+    from celery_durable.records import Submission
+
+_HEADERS = (
+    "lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit", "root_id",
+    "parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting", "stamped_headers",
+    "stamps",
+)  # fmt: skip
+
+
+def adopt(delivery: Delivery) -> Submitted:
+    """Give a message that somebody sent by name a row, as if it had been submitted here."""
+    return delivery.side.ledger.submit(_submission(delivery), verb="adopt", actor=delivery.note.worker)
+
+
+def park(delivery: Delivery) -> None:
+    """Keep a marked message without a row as dead, kind ``rejected``: it never runs by itself (PROTOCOL 6)."""
+    failure = failures.loss(
+        "rejected", "celery_durable.RowMissing",
+        "the message is marked as recorded, but the ledger has no such row: its submission was rolled back, "
+        "or the ledger lost commits; replay it if the work is wanted",
+        worker=delivery.note.worker, pid=None, claim=0,
+    )  # fmt: skip
+    delivery.side.ledger.park(_submission(delivery), failure, actor=delivery.note.worker)
+
+
+def _submission(delivery: Delivery) -> Submission:
+    request, app = delivery.request, delivery.side.app
+    sent = delivery.note.message or {}
+    serializer = registry.type_to_name.get(sent.get("content_type"), app.conf.task_serializer)
+    body = (list(delivery.args), dict(delivery.kwargs), delivery.embed)
+    content_type, encoding, data = dumps(body, serializer=serializer)
+    headers = {k: request[k] for k in _HEADERS if k in request} | {
+        "id": delivery.uuid,
+        "task": delivery.task.name,
+    }
+    headers |= {k: v for k, v in (sent.get("headers") or {}).items() if k not in {"compression", "eta"}}
+    route = request.get("delivery_info") or {}
+    properties = {"correlation_id": delivery.uuid, "reply_to": request.get("reply_to") or ""}
+    if route.get("priority") is not None:
+        properties["priority"] = route["priority"]
+    envelope = Envelope(
+        body=data.encode() if isinstance(data, str) else data,
+        content_type=content_type, content_encoding=encoding, headers=headers, properties=properties,
+        exchange=route.get("exchange") or "", routing_key=route.get("routing_key") or "",
+    )  # fmt: skip
+    return submission.compose(delivery.task, envelope, body)

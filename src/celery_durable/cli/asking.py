@@ -1,0 +1,144 @@
+"""Commands that only look: status, ls, show, why, workers, verify."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from celery_durable import states
+from celery_durable.cli import output
+from celery_durable.cli.common import ready
+from celery_durable.cli.group import command
+from celery_durable.cli.output import Column
+from celery_durable.cli.pages import (
+    failures_page,
+    history_page,
+    queues_table,
+    record_page,
+    records_table,
+    states_line,
+    workers_table,
+)
+from celery_durable.explain import explain, look_up
+from celery_durable.wording import counted
+
+if TYPE_CHECKING:
+    from celery_durable.cli.common import Deployment
+    from celery_durable.explain import Explanation
+    from celery_durable.records import Record
+
+
+@command
+def status(ctx: click.Context, *, as_json: bool) -> None:
+    """Show counts by state, queues, live workers."""
+    ledger = ready(ctx).ledger
+    stats, workers = ledger.stats(), [w for w in ledger.workers() if w.live]
+    if as_json:
+        output.emit({**stats, "workers": [w.as_json() for w in workers]})
+        return
+    to = output.console(ctx)
+    to.print(states_line(stats["states"]))
+    to.print()
+    to.print(queues_table(stats["queues"]) if stats["queues"] else "Nothing is queued.")
+    to.print()
+    to.print(workers_table(workers) if workers else output.plain("No live worker.", "wrong"))
+
+
+@command
+@click.option("--state", type=click.Choice(states.STATES), help="Only tasks in this state.")
+@click.option("--task", metavar="NAME", help="Only tasks with this name.")
+@click.option("--queue", metavar="NAME", help="Only tasks of this queue.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+def ls(
+    ctx: click.Context, *, state: str | None, task: str | None, queue: str | None, limit: int, as_json: bool
+) -> None:
+    """List tasks, newest first."""
+    ledger = ready(ctx).ledger
+    found = ledger.find(state=state, task=task, queue=queue, limit=limit)
+    if as_json:
+        output.emit([r.as_json() for r in found])
+        return
+    to = output.console(ctx)
+    to.print(records_table(found) if found else "No such tasks.")
+    if len(found) == limit:
+        to.print(output.plain(f"The newest {limit}; --limit shows more.", "dim"))
+
+
+@command
+@click.argument("ref")
+@click.option("--full", is_flag=True, help="Show every traceback whole.")
+def show(ctx: click.Context, ref: str, *, full: bool, as_json: bool) -> None:
+    """Show one task with its history and its failures."""
+    found = ready(ctx)
+    record = found.ledger.get(ref)
+    failures, events = found.ledger.failures(record.id), found.ledger.events(record.id)
+    if as_json:
+        document = record.as_json() | {
+            "failures": [f.as_json() for f in failures], "steps": [], "events": [e.as_json() for e in events],
+        }  # fmt: skip
+        output.emit(document)
+        return
+    to = output.console(ctx)
+    to.print(record_page(record, _explained(found, record).reason))
+    to.print(history_page(events, record.now))
+    if failures:
+        to.print(failures_page(failures, record.now, full=full))
+
+
+@command
+@click.argument("ref")
+def why(ctx: click.Context, ref: str, *, as_json: bool) -> None:
+    """Say why a task stands where it stands, with the evidence."""
+    found = ready(ctx)
+    record = found.ledger.get(ref)
+    answer = _explained(found, record)
+    if as_json:
+        output.emit(answer.as_json(record))
+        return
+    to = output.console(ctx)
+    head = output.plain(f"{record.task} {record.task_id} is ").append_text(output.plain(record.state, record.state))
+    to.print(head)
+    to.print(output.line(answer.reason, "bold"))
+    for sentence in answer.evidence:
+        to.print(output.line(f"  - {sentence}"))
+    if answer.wake_at is not None:
+        to.print(output.plain(f"Looked at again: {output.moment(answer.wake_at, record.now)}", "dim"))
+
+
+@command
+def workers(ctx: click.Context, *, as_json: bool) -> None:
+    """List the workers of the last day, gone ones too."""
+    found = ready(ctx).ledger.workers()
+    if as_json:
+        output.emit([w.as_json() for w in found])
+        return
+    output.console(ctx).print(workers_table(found) if found else "No worker is registered.")
+
+
+@command
+def verify(ctx: click.Context, *, as_json: bool) -> None:
+    """Audit the ledger against the five invariants.
+
+    Exit 1 when one is broken.
+    """
+    found = ready(ctx)
+    violations = found.ledger.verify(lease=found.settings.lease)
+    if as_json:
+        output.emit({"ok": not violations, "violations": [v.as_json() for v in violations]})
+    elif violations:
+        rows = [(v.invariant, v.ref, v.detail) for v in violations]
+        to = output.console(ctx)
+        to.print(
+            output.table([Column("invariant", right=True), Column("ref", fold=True), Column("detail", fold=True)], rows)
+        )
+        to.print(output.plain(f"{counted(len(violations), 'violation')}.", "wrong"))
+    else:
+        output.console(ctx).print(output.plain("The five invariants hold.", "ok"))
+    if violations:
+        ctx.exit(1)
+
+
+def _explained(found: Deployment, record: Record) -> Explanation:
+    limit = found.max_retries(record.task)
+    return explain(record, look_up(found.ledger, record, max_retries=limit))

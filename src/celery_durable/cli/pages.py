@@ -1,0 +1,177 @@
+"""What the tables and pages say about records, failures, history and workers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.text import Text
+
+from celery_durable import states
+from celery_durable.cli.output import Column, line, moment, pairs, plain, relative, shortened, table
+from celery_durable.wording import clock, counted, span
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from celery_durable.records import Event, Failure, Record, Worker
+
+#: Longest key shown in a list in place of the task id.
+KEY_WIDTH = 36
+
+
+def states_line(counts: Mapping[str, int]) -> Text:
+    """Say how many tasks are in each state."""
+    parts = [Text(f"{n} ").append_text(plain(s, s if n else "dim")) for s, n in counts.items()]
+    return Text("   ").join(parts)
+
+
+def queues_table(queues: Sequence[Mapping[str, Any]]) -> Table:
+    """List the queues with what is queued in them."""
+    rows = [(q["queue"], q["queued"], span(round(q["oldest_age_seconds"] * 1e6))) for q in queues]
+    return table((Column("queue"), Column("queued", right=True), Column("oldest", right=True)), rows)
+
+
+def workers_table(workers: Sequence[Worker]) -> Table:
+    """List workers."""
+    columns = (
+        Column("worker"),
+        Column("pid", right=True),
+        Column("phase"),
+        Column("runs", right=True),
+        Column("queues"),
+        Column("started", right=True),
+        Column("heard of", right=True),
+    )
+    return table(
+        columns,
+        [
+            (
+                w.hostname, w.pid, plain(w.phase) if w.live else plain("gone", "gone"), w.running,
+                ", ".join(w.queues), relative(w.started_at, w.now), relative(w.heartbeat_at, w.now),
+            )
+            for w in workers
+        ],
+    )  # fmt: skip
+
+
+def records_table(records: Sequence[Record]) -> Table:
+    """List records: how to call each, where it stands, and what for."""
+    columns = (
+        Column("ref"),
+        Column("state"),
+        Column("task", ratio=2),
+        Column("queue"),
+        Column("age", right=True),
+        Column("note", ratio=3),
+    )
+    made = table(
+        columns,
+        [
+            (_ref(r, records), plain(r.state, r.state), r.task, r.queue, span(r.now - r.submitted_at), _note(r))
+            for r in records
+        ],
+    )
+    made.expand = True
+    return made
+
+
+def _ref(r: Record, among: Sequence[Record]) -> str:
+    """Return the key if that says more than the id, and no other task listed has the same."""
+    unusable = r.duplicate_of is not None or len(r.key) > KEY_WIDTH or not r.key.isprintable()
+    if unusable or any(o.key == r.key and o.task != r.task for o in among):
+        return r.task_id
+    return r.key
+
+
+def _note(r: Record) -> str:
+    if r.state == states.RUNNING:
+        return f"{r.lease_owner} since {relative(r.started_at or r.now, r.now)}"
+    if r.state == states.WAITING:
+        return f"{r.wait_kind} {relative(r.wake_at or r.now, r.now)}: {r.wait_reason}"
+    if r.state == states.DEAD:
+        return f"{r.failure_kind}: {r.failure.headline}" if r.failure else str(r.failure_kind)
+    if r.state == states.CANCELLED:
+        return r.cancel_reason or ""
+    return f"lost {counted(r.losses, 'time')}" if r.losses else ""
+
+
+def record_page(r: Record, reason: str) -> RenderableType:
+    """Tell everything about one record."""
+    counts = [
+        f"{counted(r.claims, 'attempt')}, {counted(r.losses, 'loss')} (limit {r.max_losses})",
+        f"retry {r.retries}",
+        f"message sent {counted(r.publish_count, 'time')}",
+    ]
+    rows: list[tuple[str, object]] = [
+        ("task", r.task),
+        ("task id", r.task_id),
+        ("key", r.key),
+        ("state", plain(r.state, r.state)),
+        ("why", line(reason)),
+        ("queue", r.queue if r.priority is None else f"{r.queue}, priority {r.priority}"),
+        ("counted", ", ".join(counts)),
+        ("submitted", f"{moment(r.submitted_at, r.now)} by {r.submitted_by or 'nobody named'}"),
+    ]
+    times = (
+        ("started", r.started_at), ("finished", r.finished_at), ("expires", r.deadline_at),
+        ("lease until", r.lease_expires_at), ("wakes", r.wake_at), ("next message", r.publish_at),
+        ("cancel asked", r.cancel_requested_at),
+    )  # fmt: skip
+    rows += [(name, moment(at, r.now)) for name, at in times if at is not None]
+    others = (("part of", r.root_id if r.root_id != r.task_id else None), ("called by", r.parent_id))
+    rows += [(name, value) for name, value in others if value]
+    if r.lease_owner:
+        rows.append(("owner", f"{r.lease_owner} (pid {r.lease_pid})"))
+    if r.wait_kind:
+        rows.append(("waits", f"{r.wait_kind}: {r.wait_reason} (since {moment(r.wait_since, r.now)})"))
+    if r.state == states.SUCCEEDED:
+        rows.append(("result", line(repr(r.decoded_result()))))
+    return pairs(rows)
+
+
+def history_page(events: Sequence[Event], now: int) -> RenderableType:
+    """Tell the history, oldest first."""
+    rows = [
+        (clock(e.at, now), relative(e.at, now), e.verb, f"{e.source or '-'} -> {e.target}", e.claim, e.actor, e.reason)
+        for e in events
+    ]
+    columns = (
+        Column("history"),
+        Column("", right=True),
+        Column("move"),
+        Column("from -> to"),
+        Column("claim", right=True),
+        Column("actor", fold=True),
+        Column("reason", fold=True, ratio=1),
+    )
+    made = table(columns, rows)
+    made.expand = True
+    return Group(Text(), made)
+
+
+def failures_page(failures: Sequence[Failure], now: int, *, full: bool) -> RenderableType:
+    """Tell every failure, oldest first, with the last one's traceback; with ``full`` with everybody's."""
+    parts: list[RenderableType] = []
+    hidden = 0
+    for number, f in enumerate(failures, 1):
+        again = f", again at {moment(f.retry_at, now)}" if f.retry_at is not None else ""
+        where = f" on {f.worker} (pid {f.pid})" if f.worker else ""
+        parts += [
+            Text(),
+            plain(f"failure {number} of {len(failures)}: {f.kind}, attempt {f.claim}{where}", "bold"),
+            plain(f"{moment(f.occurred_at, now)}{again}  fingerprint {f.fingerprint or '-'}", "dim"),
+        ]
+        trace, left_out = (f.traceback.rstrip(), 0) if full else shortened(f.traceback)
+        if not trace or (number < len(failures) and not full):
+            hidden += bool(trace)
+            parts.append(line(f.headline, "wrong"))
+        else:
+            hidden += left_out
+            parts.append(plain(trace))
+    if hidden:
+        parts += [Text(), plain("Tracebacks are shortened; --full shows them whole.", "dim")]
+    return Group(*parts)

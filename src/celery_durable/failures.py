@@ -1,0 +1,123 @@
+"""Failures as state: from an exception to the row that keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import sysconfig
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from celery_durable.records import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+#: Longest message and traceback kept, in characters; the middle of a longer one is left out.
+MAX_MESSAGE, MAX_TRACEBACK = 4_000, 64_000
+#: How many of the innermost user frames make a fingerprint.
+FINGERPRINT_FRAMES = 3
+
+_LIBRARIES = tuple(
+    os.path.realpath(p) + os.sep
+    for p in {sysconfig.get_path(n) for n in ("stdlib", "platstdlib", "purelib", "platlib")}
+    if p
+)
+_OWN = os.path.dirname(os.path.realpath(__file__)) + os.sep  # noqa: PTH120 - compared as text below
+
+
+def describe(exc: BaseException, kind: str, *, worker: str = "", claim: int = 0, retryable: bool = False) -> Failure:
+    """Make the failure row of an exception: what, where and how like others it is."""
+    return Failure(
+        kind=kind,
+        exception=qualified_name(type(exc)),
+        message=shortened(storable(_message(exc)), MAX_MESSAGE),
+        traceback=shortened(storable("".join(traceback.format_exception(exc))), MAX_TRACEBACK),
+        fingerprint=fingerprint(type(exc), exc.__traceback__),
+        retryable=retryable,
+        worker=worker,
+        pid=os.getpid(),
+        claim=claim,
+    )
+
+
+def loss(kind: str, exception: str, message: str, *, worker: str, pid: int | None, claim: int) -> Failure:
+    """Make the failure row of an attempt that ended without an exception of its own."""
+    return Failure(
+        kind=kind, exception=exception, message=message, fingerprint=_digest([exception]), retryable=True,
+        worker=worker, pid=pid, claim=claim,
+    )  # fmt: skip
+
+
+def qualified_name(cls: type) -> str:
+    """``module.Class``, without the module for builtins."""
+    module = cls.__module__
+    return cls.__qualname__ if module in {"builtins", None} else f"{module}.{cls.__qualname__}"
+
+
+def kind_of(exc: BaseException, *, expected: Iterable[type] = (), retried: Iterable[type] = ()) -> str:
+    """Classify an exception by Celery's own options: ``throws`` and ``autoretry_for``."""
+    if type(exc).__name__ in {"SoftTimeLimitExceeded", "TimeLimitExceeded"}:
+        return "timeout"
+    if isinstance(exc, tuple(retried)):
+        return "transient"
+    if isinstance(exc, tuple(expected)):
+        return "permanent"
+    return "unclassified"
+
+
+def fingerprint(cls: type, tb: TracebackType | None) -> str:
+    """Hash the exception's type and the innermost frames of user code.
+
+    Frames are named by module and function, never by line, so that an edit elsewhere in the file
+    does not split a group.
+    """
+    frames = [
+        (
+            f.f_globals.get("__name__", ""),
+            f.f_code.co_qualname if sys.version_info >= (3, 11) else f.f_code.co_name,
+        )
+        for f, _ in traceback.walk_tb(tb)
+        if _is_user_code(f.f_code.co_filename)
+    ]
+    return _digest([qualified_name(cls), *(f"{m}:{n}" for m, n in frames[-FINGERPRINT_FRAMES:])])
+
+
+def _digest(parts: list[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def _is_user_code(filename: str) -> bool:
+    if filename.startswith("<"):
+        return False
+    path = os.path.realpath(filename)
+    return not path.startswith(_LIBRARIES) and not path.startswith(_OWN)
+
+
+def _message(exc: BaseException) -> str:
+    try:
+        return str(exc)
+    except Exception:  # noqa: BLE001 - a broken __str__ must not hide the failure
+        return f"<{type(exc).__name__} whose str() fails>"
+
+
+def storable(text: str) -> str:
+    """Make text that every database takes: no NUL (PostgreSQL), no half surrogate pair (UTF-8)."""
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def shortened(text: str, limit: int) -> str:
+    """Cut the middle out of text longer than ``limit`` characters."""
+    if len(text) <= limit:
+        return text
+    half = (limit - 40) // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+
+
+def rebuilt(failure: Any, create: Any) -> Exception:
+    """Make an exception that stands for a stored one: its type's name and module, its message."""
+    module, _, name = failure.exception.rpartition(".")
+    exc = create(name, module or "builtins")(failure.message)
+    return exc if isinstance(exc, Exception) else RuntimeError(failure.message)

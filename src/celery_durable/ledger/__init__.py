@@ -1,0 +1,64 @@
+"""The ledger: every task as a row, every move of it as one atomic verb."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from celery_durable.ledger import migrating
+from celery_durable.ledger.claiming import Claiming, Claims
+from celery_durable.ledger.database import Database
+from celery_durable.ledger.operating import Operating
+from celery_durable.ledger.querying import Querying
+from celery_durable.ledger.registry import Presence, Registry
+from celery_durable.ledger.submitting import Submitted, Submitting
+from celery_durable.ledger.sweeping import Glance, Ring, Sweeping
+from celery_durable.ledger.verifying import Verifying
+
+if TYPE_CHECKING:
+    from celery_durable.settings import Settings
+
+__all__ = ["Claiming", "Glance", "Ledger", "Presence", "Ring", "Submitted"]
+
+
+class Ledger(Submitting, Claims, Sweeping, Operating, Querying, Verifying, Registry):
+    """One ledger: a database and a table prefix. Safe to share between threads and to use after a fork."""
+
+    @classmethod
+    def open(cls, settings: Settings) -> Ledger:
+        """Make a ledger from settings; nothing connects yet.
+
+        Raises:
+            SettingsError: ``durable_ledger_url`` cannot be used.
+        """
+        database = Database(settings.resolved_url())
+        return cls(database, prefix=settings.table_prefix, republish_after=settings.republish_after)
+
+    @cached_property
+    def uuid(self) -> str:
+        """The ledger's identity, which marks the messages of its rows.
+
+        Raises:
+            LedgerUnavailable: the database did not answer.
+            LedgerSchemaError: its tables are missing or of another version.
+        """
+        self.ready()
+        query = sa.select(self.t.ledger.c.uuid)
+        return str(self.db.run(lambda c: c.execute(query).scalar_one(), read_only=True))
+
+    def ready(self) -> None:
+        """See that the schema is the one this version knows; SQLite migrates itself.
+
+        Raises:
+            LedgerUnavailable: the database did not answer.
+            LedgerSchemaError: its tables are missing or of another version.
+        """
+        if self.dialect.name == "sqlite":
+            self.migrate()
+        migrating.check(self.db, self.t)
+
+    def migrate(self) -> tuple[str | None, str]:
+        """Bring the schema to this version; return the revision before and after."""
+        return migrating.upgrade(self.db, self.t)

@@ -1,0 +1,289 @@
+"""Verbs of one attempt: claim, renew, succeed, fail, wait, lose. Every write proves its claim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from celery_durable import states
+from celery_durable.errors import LeaseLost
+from celery_durable.ledger.base import Room
+from celery_durable.ledger.moves import Entry, micros
+from celery_durable.records import Claim
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from celery_durable.records import Failure
+    from celery_durable.states import Move
+
+
+@dataclass(frozen=True, slots=True)
+class Claiming:
+    """The answer to a claim.
+
+    ``claim`` is set when it was granted. Else ``why`` is ``absent`` (no row), ``stale`` (an old
+    doorbell), ``busy`` (running or waiting), ``expired``, ``done`` (over, nothing owed), ``owing``
+    (over, its outcome has still to be told) or ``free`` (it changed beneath us: look again), and
+    ``row`` is the row as it stands.
+    """
+
+    claim: Claim | None
+    why: str = "granted"
+    row: sa.Row[Any] | None = None
+
+
+class Claims(Room):
+    """At most one live claim at a time; a stale one can change nothing."""
+
+    def claim(
+        self, task_id: str, token: str, *, owner: str, pid: int, lease: float, envelope_no: int | None = None
+    ) -> Claiming:
+        """Take a queued row: one statement on PostgreSQL. Counted before any user code runs.
+
+        ``token`` is random and new for every delivery; a reply that was lost is recognised by it alone
+        (PROTOCOL 1). ``envelope_no`` refuses a doorbell whose message has moved on (PROTOCOL 2).
+        ``lease`` is in seconds.
+
+        Raises:
+            LedgerUnavailable: the database did not answer; nothing may run.
+        """
+        c = self.t.task.c
+        where = [c.task_id == task_id, self.in_state(states.QUEUED)]
+        where.append(sa.or_(c.deadline_at.is_(None), c.deadline_at > self.dialect.instant_sql))
+        if envelope_no is not None:
+            where.append(c.envelope_no == envelope_no)
+        clock = self.dialect.clock_sql
+        values = {
+            "state": states.RUNNING, "claims": c.claims + 1, "claim_token": token, "lease_owner": owner,
+            "lease_pid": pid, "lease_expires_at": clock + micros(lease), "started_at": clock,
+            "publish_at": None, "rings": 0, "deferrals": 0, "failure_kind": None,
+        }  # fmt: skip
+
+        def at_once(connection: sa.Connection) -> Claiming:
+            returned = (c.id, c.task_id, c.claims, c.retries, c.losses, c.owes)
+            moved = sa.update(self.t.task).where(*where).values(values).returning(*returned).cte("moved")
+            logged = self.writer.logged(
+                moved, verb="claim", from_state=states.QUEUED, to_state=states.RUNNING,
+                claim=moved.c.claims, actor=owner, reason="",
+            )  # fmt: skip
+            row = connection.execute(sa.select(moved).add_cte(logged)).first()
+            if row is not None:
+                return Claiming(_claim(row, token, row.claims))
+            row = connection.execute(self._judged(c.task_id == task_id)).first()
+            return self._refused(row, token, envelope_no)
+
+        def locked(connection: sa.Connection) -> Claiming:
+            row = connection.execute(self._judged(c.task_id == task_id).with_for_update()).first()
+            if row is not None and row.task_id != task_id:  # MySQL passes over trailing blanks
+                row = None
+            answer = self._refused(row, token, envelope_no)
+            if answer.why != "free" or row is None:
+                return answer
+            connection.execute(sa.update(self.t.task).where(c.id == row.id).values(values))
+            fence = row.claims + 1
+            self.writer.note(connection, row.id, Entry("claim", row.state, states.RUNNING, fence, owner, ""))
+            return Claiming(_claim(row, token, fence))
+
+        if self.dialect.one_statement:
+            return self.db.run(at_once, autocommit=True, task_id=task_id)
+        return self.db.run(locked, task_id=task_id)
+
+    def _judged(self, where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        return sa.select(self.t.task, self.dialect.instant_sql.label("now")).where(where)
+
+    def _refused(self, row: sa.Row[Any] | None, token: str, envelope_no: int | None) -> Claiming:
+        """Say why a row cannot be claimed, or that it is free; a claim of one's own is a success."""
+        if row is None:
+            return Claiming(None, "absent")
+        if row.state == states.RUNNING and row.claim_token == token:
+            return Claiming(_claim(row, token, row.claims))
+        return Claiming(None, _standing(row, envelope_no), row)
+
+    def renew(self, tokens: Mapping[str, str], lease: float) -> dict[str, bool]:
+        """Extend the leases of these claims (task id -> token); locked rows are passed over.
+
+        Returns, for each claim that is still live, whether its cancellation was asked for.
+        """
+        if not tokens:
+            return {}
+        c = self.t.task.c
+        live = (
+            sa.select(c.id)
+            .where(
+                c.task_id.in_(list(tokens)),
+                self.in_state(states.RUNNING),
+                c.claim_token.in_(list(tokens.values())),
+            )
+            .with_for_update(skip_locked=self.dialect.skip_locked)
+        )
+        values = {"lease_expires_at": self.dialect.clock_sql + micros(lease)}
+        returned = (c.task_id, c.cancel_requested_at)
+
+        def at_once(connection: sa.Connection) -> dict[str, bool]:
+            update = sa.update(self.t.task).where(c.id.in_(live.scalar_subquery())).values(values)
+            rows = connection.execute(update.returning(*returned))
+            return {r.task_id: r.cancel_requested_at is not None for r in rows}
+
+        def locked(connection: sa.Connection) -> dict[str, bool]:
+            rows = connection.execute(live.add_columns(*returned)).all()
+            if rows:
+                ids = [r.id for r in rows]
+                connection.execute(sa.update(self.t.task).where(c.id.in_(ids)).values(values))
+            return {r.task_id: r.cancel_requested_at is not None for r in rows}
+
+        if self.dialect.one_statement:
+            return self.db.run(at_once, autocommit=True)
+        return self.db.run(locked)
+
+    def succeed(
+        self, claim: Claim, result: bytes | None, result_type: str | None, *, owes: bool, actor: str,
+        continuation_grace: float,
+    ) -> None:  # fmt: skip
+        """Store the result: one statement on PostgreSQL.
+
+        ``owes`` says that somebody has yet to be told; should the teller die, a sweep rings the
+        row ``continuation_grace`` seconds later.
+
+        Raises:
+            LeaseLost: another claim took over; nothing was written but a ``fenced`` event.
+            LedgerUnavailable: the database did not answer; the work counts as not done.
+        """
+        c = self.t.task.c
+        owed = claim.token if owes else None
+        changes = states.into_terminal(states.SUCCEEDED, owed=owed, ring=continuation_grace)
+        changes |= {"result": result, "result_type": result_type}
+        values = self.writer.values(changes)
+        proof = self._proof(claim)
+
+        def at_once(connection: sa.Connection) -> int | None:
+            moved = sa.update(self.t.task).where(*proof).values(values).returning(c.id, c.aliases).cte("moved")
+            logged = self.writer.logged(
+                moved, verb="succeed", from_state=states.RUNNING, to_state=states.SUCCEEDED,
+                claim=claim.claims, actor=actor, reason="",
+            )  # fmt: skip
+            aliases: int | None = connection.execute(sa.select(moved.c.aliases).add_cte(logged)).scalar()
+            return aliases
+
+        def locked(connection: sa.Connection) -> int | None:
+            row = connection.execute(sa.select(c.id, c.aliases).where(*proof).with_for_update()).first()
+            if row is None:
+                return None
+            connection.execute(sa.update(self.t.task).where(c.id == row.id).values(values))
+            self.writer.note(
+                connection, row.id, Entry("succeed", states.RUNNING, states.SUCCEEDED, claim.claims, actor)
+            )
+            return int(row.aliases)
+
+        aliases = self.db.run(
+            at_once if self.dialect.one_statement else locked,
+            autocommit=self.dialect.one_statement,
+            task_id=claim.task_id,
+        )
+        if aliases is None:
+            self._own_or_fenced(claim, "succeed", actor)
+        elif aliases:
+            self.wake_aliases(claim.row_id)
+
+    def settle(self, claim: Claim, decide: Callable[[sa.Row[Any]], Move], *, actor: str) -> str:
+        """End the attempt as ``decide`` says, in one transaction; return the state reached.
+
+        Raises:
+            LeaseLost: another claim took over; nothing was written but a ``fenced`` event.
+            LedgerUnavailable: the database did not answer; the attempt counts as lost.
+        """
+        verb = ""
+
+        def work(connection: sa.Connection) -> tuple[str, int] | None:
+            nonlocal verb
+            rows = self.writer.lock(connection, self.t.task.c.id == claim.row_id)
+            if not rows or not _proven(rows[0], claim):
+                return None
+            move = decide(rows[0])
+            verb = move.verb
+            self.writer.write(connection, rows[0], move, actor=actor)
+            return move.to, int(rows[0].aliases)
+
+        done = self.db.run(work, task_id=claim.task_id)
+        if done is None:
+            return self._own_or_fenced(claim, verb or "settle", actor)
+        state, aliases = done
+        if aliases and state in states.TERMINAL:
+            self.wake_aliases(claim.row_id)
+        return state
+
+    def lose(self, task_id: str, token: str, failure: Failure, *, owed_token: str, actor: str) -> str | None:
+        """End an attempt whose process is known to be gone; None when that claim is not live any more."""
+        c = self.t.task.c
+
+        def work(connection: sa.Connection) -> tuple[str, int, int] | None:
+            where = (c.task_id == task_id, self.in_state(states.RUNNING), c.claim_token == token)
+            rows = self.writer.lock(connection, *where)
+            if not rows:
+                return None
+            move = states.lose(rows[0], failure, owed_token)
+            self.writer.write(connection, rows[0], move, actor=actor)
+            return move.to, int(rows[0].aliases), int(rows[0].id)
+
+        done = self.db.run(work, task_id=task_id)
+        if done is None:
+            return None
+        state, aliases, row_id = done
+        if aliases and state in states.TERMINAL:
+            self.wake_aliases(row_id)
+        return state
+
+    def _proof(self, claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+        """The condition that every write of a claimed row carries."""
+        c = self.t.task.c
+        return (
+            c.id == claim.row_id, self.in_state(states.RUNNING), c.claims == claim.claims, c.claim_token == claim.token
+        )  # fmt: skip
+
+    def _own_or_fenced(self, claim: Claim, verb: str, actor: str) -> str:
+        """After zero rows: our own write whose reply was lost, or a claim that is over."""
+
+        def work(connection: sa.Connection) -> tuple[bool, str]:
+            c = self.t.task.c
+            rows = self.writer.lock(connection, c.id == claim.row_id, columns=(c.state, c.claim_token, c.claims))
+            if not rows:
+                return False, "gone"
+            row = rows[0]
+            # lose and a later claim change the token: one's own on a row at rest is one's own settle.
+            if row.state != states.RUNNING and row.claim_token == claim.token and row.claims == claim.claims:
+                return True, str(row.state)
+            reason = f"{verb} refused: claim {claim.claims} is over, the row is {row.state} at claim {row.claims}"
+            self.writer.note(
+                connection, claim.row_id, Entry("fenced", row.state, row.state, claim.claims, actor, reason)
+            )
+            return False, str(row.state)
+
+        own, state = self.db.run(work, task_id=claim.task_id)
+        if not own:
+            raise LeaseLost(
+                f"{claim.task_id}: claim {claim.claims} is over, the row is {state}; what this attempt did is "
+                "thrown away. It was away for longer than its lease (durable_lease)."
+            )
+        return state
+
+
+def _claim(row: sa.Row[Any], token: str, fence: int) -> Claim:
+    return Claim(row.id, row.task_id, fence, token, row.retries, row.losses, bool(row.owes))
+
+
+def _standing(row: sa.Row[Any], envelope_no: int | None) -> str:
+    """Say in a word what stands between a row and a claim; "free" is nothing, or something that has just gone."""
+    if row.state in states.TERMINAL:
+        return "owing" if row.continuation_pending else "done"
+    if row.state != states.QUEUED:
+        return "busy"
+    if envelope_no is not None and row.envelope_no != envelope_no:
+        return "stale"
+    expired = row.deadline_at is not None and row.deadline_at <= row.now
+    return "expired" if expired else "free"
+
+
+def _proven(row: sa.Row[Any], claim: Claim) -> bool:
+    return bool(row.state == states.RUNNING) and row.claims == claim.claims and row.claim_token == claim.token

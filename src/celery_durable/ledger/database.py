@@ -1,0 +1,165 @@
+"""One process's way to the ledger's database: engine per process, bounded retries, one place for faults."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from celery_durable.errors import LedgerSchemaError, LedgerUnavailable, SettingsError
+from celery_durable.ledger.dialects import DIALECTS, READ_ONLY, SQLITE, Dialect, create_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+#: How often work is tried again after a deadlock, and after a connection that turned out to be dead.
+CONTENTION_TRIES, CONNECTION_TRIES = 8, 3
+
+_inherited: list[sa.Engine] = []
+
+
+class Database:
+    """Runs work against the ledger's database.
+
+    Connections never cross a fork: a child makes its own engine and leaves its parent's untouched.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Take a SQLAlchemy URL; nothing connects yet.
+
+        Raises:
+            SettingsError: the URL cannot be read, names a database we do not serve, or its driver is missing.
+        """
+        try:
+            self.url = sa.make_url(url)
+            backend = self.url.get_backend_name()
+        except exc.ArgumentError:
+            raise SettingsError(
+                f"durable_ledger_url is {_masked(url)!r}, which is no database URL; it looks like "
+                "postgresql+psycopg://user:password@host/name or sqlite:///celery-durable.db."
+            ) from None
+        if backend not in DIALECTS:
+            raise SettingsError(
+                f"durable_ledger_url names the database {backend!r}; "
+                "celery-durable keeps its ledger in sqlite, postgresql, mysql or mariadb."
+            )
+        self.url = _with_driver(self.url, backend)
+        self.dialect: Dialect = DIALECTS[backend]
+        self._engine: sa.Engine | None = None
+        self._pid = 0
+        _ = self.engine  # a missing driver shows here, not in the middle of work
+
+    def __str__(self) -> str:
+        """Return the URL without its password."""
+        return self.url.render_as_string(hide_password=True)
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine of this process."""
+        if self._engine is None or self._pid != os.getpid():
+            if self._engine is not None:
+                _inherited.append(self._engine)  # closing it here would end the parent's connections
+            try:
+                self._engine = create_engine(self.url, self.dialect)
+            except exc.NoSuchModuleError:
+                raise SettingsError(f"durable_ledger_url is {str(self)!r}: SQLAlchemy knows no such driver.") from None
+            except ModuleNotFoundError as error:
+                extra = {"postgresql": "postgres", "mysql": "mysql"}.get(self.dialect.name, "")
+                raise SettingsError(
+                    f"durable_ledger_url is {str(self)!r}, but the driver {error.name!r} is not installed: "
+                    f'pip install "celery-durable[{extra}]".'
+                ) from None
+            self._pid = os.getpid()
+        return self._engine
+
+    def dispose(self) -> None:
+        """Close every pooled connection of this process."""
+        if self._engine is not None and self._pid == os.getpid():
+            self._engine.dispose()
+
+    @contextmanager
+    def connection(self, *, autocommit: bool = False, read_only: bool = False) -> Iterator[sa.Connection]:
+        """Lend a connection: in a transaction, or committing each statement by itself."""
+        options: dict[str, Any] = {}
+        if read_only:
+            options[READ_ONLY] = True
+        if autocommit or read_only:
+            options["isolation_level"] = "AUTOCOMMIT"
+        engine = self.engine.execution_options(**options) if options else self.engine
+        with engine.connect() as connection, connection.begin():
+            yield connection
+
+    def run(
+        self,
+        work: Callable[[sa.Connection], T],
+        *,
+        autocommit: bool = False,
+        read_only: bool = False,
+        task_id: str | None = None,
+    ) -> T:
+        """Run ``work`` on a connection; again after a deadlock or a connection that had died.
+
+        ``work`` has to be idempotent under a lost reply: it may have been committed before it runs again.
+
+        Raises:
+            LedgerUnavailable: the database did not answer after bounded retries.
+            LedgerSchemaError: its tables are missing.
+        """
+        autocommit = autocommit and self.dialect is not SQLITE
+        tries = 0
+        reached = False
+        while True:
+            tries += 1
+            try:
+                with self.connection(autocommit=autocommit, read_only=read_only) as connection:
+                    reached = True
+                    return work(connection)
+            except exc.TimeoutError as error:
+                raise self._unavailable(error, task_id, reached=False) from error
+            except exc.DBAPIError as error:
+                fault = "lost" if error.connection_invalidated else self.dialect.faults(error)
+                if fault == "schema":
+                    raise LedgerSchemaError(missing_tables(self)) from error
+                limit = {"retry": CONTENTION_TRIES, "lost": CONNECTION_TRIES}.get(fault or "", 1)
+                if fault is None:
+                    raise
+                if tries >= limit:
+                    raise self._unavailable(error, task_id, reached=reached) from error
+            if tries > 1:
+                time.sleep(random.uniform(0, 0.02 * 2**tries))  # noqa: S311 - spreading, not secrecy
+
+    def _unavailable(self, error: Exception, task_id: str | None, *, reached: bool) -> LedgerUnavailable:
+        cause = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        outcome = "unknown" if reached else "not recorded"
+        return LedgerUnavailable(
+            f"The ledger {self} did not answer ({type(error).__name__}: {cause}). Nothing was published; "
+            "try again with the same task id when the database is back.",
+            task_id=task_id,
+            outcome=outcome,
+        )
+
+
+def missing_tables(database: Database) -> str:
+    """Say what to do about a database without our tables."""
+    return f"The ledger {database} has no celery-durable tables: run 'celery -A <app> durable migrate' once."
+
+
+def _with_driver(url: sa.URL, backend: str) -> sa.URL:
+    """Use the drivers we test with where the URL names none."""
+    if "+" in url.drivername:
+        return url
+    default = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
+    return url.set(drivername=default.get(backend, url.drivername))
+
+
+def _masked(url: str) -> str:
+    """Hide what may be a password in a URL that could not be read."""
+    scheme, sep, rest = str(url).partition("://")
+    return f"{scheme}{sep}***@{rest.rpartition('@')[2]}" if sep and "@" in rest else str(url)

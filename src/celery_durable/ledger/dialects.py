@@ -1,0 +1,160 @@
+"""Everything in which the databases differ, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+
+#: Seconds: to connect, and for one statement to answer.
+CONNECT_TIMEOUT, STATEMENT_TIMEOUT = 5, 30
+#: Execution option of work that only reads and so needs no write lock on SQLite.
+READ_ONLY = "durable_read_only"
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One database's way of doing what the verbs need.
+
+    ``clock`` is the wall clock when a value is stored, ``instant`` the statement's start, which an
+    index condition may use (PROTOCOL 10); both in microseconds since the epoch.
+    ``one_statement`` tells that a move and its history row fit into one statement.
+    """
+
+    name: str
+    clock: str
+    instant: str
+    one_statement: bool
+    skip_locked: bool
+    engine_options: dict[str, Any]
+    faults: Callable[[exc.DBAPIError], str | None]
+
+    @property
+    def clock_sql(self) -> sa.ColumnElement[int]:
+        """The wall clock as an expression."""
+        return sa.literal_column(self.clock, sa.BigInteger)
+
+    @property
+    def instant_sql(self) -> sa.ColumnElement[int]:
+        """The statement's start as an expression."""
+        return sa.literal_column(self.instant, sa.BigInteger)
+
+
+def _postgresql_faults(error: exc.DBAPIError) -> str | None:
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if state in {"40001", "40P01", "55P03"}:
+        return "retry"
+    if state in {"42P01", "3F000"}:
+        return "schema"
+    if not state:  # it never came to a statement: refused, cut or timed out while connecting
+        return "unavailable" if isinstance(error, exc.OperationalError | exc.InterfaceError) else None
+    # Connection trouble, no resources left, operator intervention (57P*), system error, read-only.
+    return "unavailable" if state[:2] in {"08", "53", "57", "58"} or state == "25006" else None
+
+
+def _mysql_faults(error: exc.DBAPIError) -> str | None:
+    code = error.orig.args[0] if error.orig and error.orig.args else 0
+    if code in {1213, 1205}:
+        return "retry"
+    if code in {1146, 1049}:
+        return "schema"
+    if code in {1054, 3819, 4025}:  # unknown column, CHECK (MySQL, MariaDB): a defect, and the database did answer
+        return None
+    return "unavailable" if isinstance(error, exc.OperationalError | exc.InterfaceError) else None
+
+
+def _sqlite_faults(error: exc.DBAPIError) -> str | None:
+    message = str(error.orig)
+    if "no such table" in message:
+        return "schema"
+    return "unavailable" if isinstance(error, exc.OperationalError) else None
+
+
+_PG = "CAST(extract(epoch FROM {}) * 1000000 AS BIGINT)"
+_MYSQL_CLOCK = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6))"
+# julianday() resolves to milliseconds and is fixed within one statement.
+_SQLITE_CLOCK = "CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000"
+
+POSTGRESQL = Dialect(
+    name="postgresql",
+    clock=_PG.format("clock_timestamp()"),
+    instant=_PG.format("now()"),
+    one_statement=True,
+    skip_locked=True,
+    engine_options={
+        "connect_args": {
+            "connect_timeout": CONNECT_TIMEOUT,
+            "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
+            "tcp_user_timeout": STATEMENT_TIMEOUT * 1000,
+        },
+    },
+    faults=_postgresql_faults,
+)  # fmt: skip
+# Every write locks its row first, so that the statement which stores a time starts after the lock.
+MYSQL = Dialect(
+    name="mysql",
+    clock=_MYSQL_CLOCK,
+    instant=_MYSQL_CLOCK,
+    one_statement=False,
+    skip_locked=True,
+    engine_options={
+        "isolation_level": "READ COMMITTED",
+        "connect_args": {
+            "connect_timeout": CONNECT_TIMEOUT, "charset": "utf8mb4",
+            "read_timeout": STATEMENT_TIMEOUT, "write_timeout": STATEMENT_TIMEOUT,
+        },
+    },
+    faults=_mysql_faults,
+)  # fmt: skip
+SQLITE = Dialect(
+    name="sqlite",
+    clock=_SQLITE_CLOCK,
+    instant=_SQLITE_CLOCK,
+    one_statement=False,
+    skip_locked=False,
+    engine_options={"connect_args": {"timeout": STATEMENT_TIMEOUT, "check_same_thread": False}},
+    faults=_sqlite_faults,
+)
+DIALECTS = {"postgresql": POSTGRESQL, "mysql": MYSQL, "mariadb": MYSQL, "sqlite": SQLITE}
+
+
+def create_engine(url: sa.URL, dialect: Dialect) -> sa.Engine:
+    """Make an engine; it connects nowhere yet."""
+    options = dict(dialect.engine_options)
+    options["connect_args"] = {k: v for k, v in options["connect_args"].items() if k not in url.query and _fits(url, k)}
+    if dialect is not SQLITE:
+        options |= {"pool_size": 20, "max_overflow": 20, "pool_timeout": STATEMENT_TIMEOUT}
+    engine = sa.create_engine(url, **options)
+    if dialect is SQLITE:
+        event.listen(engine, "connect", _sqlite_connect)
+        event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _fits(url: sa.URL, option: str) -> bool:
+    """Drivers other than the usual one may not know its options."""
+    driver = url.get_driver_name()
+    if url.get_backend_name() in {"mysql", "mariadb"} and driver != "pymysql":
+        return option in {"connect_timeout", "charset"}
+    return True
+
+
+def _sqlite_connect(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # the driver must not begin transactions of its own
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _sqlite_begin(connection: sa.Connection) -> None:
+    """Take the write lock at once: a transaction that reads first cannot wait for it (PROTOCOL 25)."""
+    if not connection.get_execution_options().get(READ_ONLY):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

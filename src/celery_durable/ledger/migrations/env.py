@@ -1,0 +1,1 @@
+"""Alembic's environment: not used on its own; ``ledger.migrating`` runs the scripts on its connection."""

@@ -1,0 +1,123 @@
+"""How a move is written: the row, its history row and its failure row, together or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from celery_durable.states import After, At, Move, allowed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from celery_durable.ledger.dialects import Dialect
+    from celery_durable.ledger.schema import Tables
+    from celery_durable.records import Failure
+
+
+class IllegalMove(AssertionError):
+    """A defect: a move that the table of moves does not have."""
+
+
+def micros(seconds: float) -> int:
+    """Seconds as whole microseconds."""
+    return round(seconds * 1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the history, stamped with the database's clock when it is written."""
+
+    verb: str
+    source: str | None
+    target: str
+    claim: int
+    actor: str
+    reason: str = ""
+
+
+class Writer:
+    """Writes moves in the way one database does it best."""
+
+    def __init__(self, tables: Tables, dialect: Dialect) -> None:
+        """Bind to one set of tables."""
+        self.t, self.dialect = tables, dialect
+
+    def values(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn times of a decision into expressions on the database's clock."""
+        return {k: self.value(v) for k, v in changes.items()}
+
+    def value(self, value: Any) -> Any:
+        """Turn one value of a decision into what SQL stores."""
+        if isinstance(value, After):
+            return self.dialect.clock_sql + micros(value.seconds) if value.seconds else self.dialect.clock_sql
+        return value.micros if isinstance(value, At) else value
+
+    def lock(
+        self, connection: sa.Connection, *where: sa.ColumnElement[bool], columns: Sequence[Any] = (), limit: int = 0,
+        order: sa.ColumnElement[Any] | None = None,
+    ) -> Sequence[sa.Row[Any]]:  # fmt: skip
+        """Lock rows; with a limit, only those that nobody else holds (one locked row stops no sweep)."""
+        query = sa.select(*(columns or self.t.task.c)).where(*where)
+        if order is not None:
+            query = query.order_by(order)
+        if limit:
+            query = query.limit(limit)
+        query = query.with_for_update(skip_locked=bool(limit) and self.dialect.skip_locked)
+        return connection.execute(query).all()
+
+    def write(self, connection: sa.Connection, row: sa.Row[Any], move: Move, *, actor: str) -> None:
+        """Write a move of a row that this transaction has locked."""
+        if not allowed(move.verb, row.state, move.to):
+            raise IllegalMove(f"{move.verb}: {row.state} -> {move.to}")
+        values = self.values(move.changes)
+        if move.envelope is not None:
+            values |= {
+                "envelope": move.envelope.meta(), "body": move.envelope.body,
+                "queue": queue_of(move.envelope), "envelope_no": row.envelope_no + 1,
+            }  # fmt: skip
+        connection.execute(sa.update(self.t.task).where(self.t.task.c.id == row.id).values(values))
+        if move.failure is not None:
+            self.failure(connection, row.id, row.claims, move.failure)
+        self.note(connection, row.id, Entry(move.verb, row.state, move.to, row.claims, actor, move.reason))
+
+    def failure(self, connection: sa.Connection, row_id: int, claim: int, failure: Failure) -> None:
+        """Write a failure row."""
+        connection.execute(
+            sa.insert(self.t.failure).values(
+                task_row=row_id, claim=claim, kind=failure.kind, exception=failure.exception[:255],
+                message=failure.message, traceback=failure.traceback, fingerprint=failure.fingerprint,
+                retryable=int(failure.retryable), retry_at=failure.retry_at, worker=failure.worker,
+                pid=failure.pid, occurred_at=self.dialect.clock_sql,
+            )
+        )  # fmt: skip
+
+    def note(self, connection: sa.Connection, row_id: int, entry: Entry) -> None:
+        """Write a history row."""
+        connection.execute(
+            sa.insert(self.t.event).values(
+                task_row=row_id, verb=entry.verb, at=self.dialect.clock_sql, from_state=entry.source,
+                to_state=entry.target, claim=entry.claim, actor=entry.actor[:255], reason=entry.reason,
+            )
+        )  # fmt: skip
+
+    def logged(self, moved: sa.CTE, **event: Any) -> sa.CTE:
+        """Write the history rows of a data-modifying CTE within the same statement (PostgreSQL)."""
+        given = {"task_row": moved.c.id, "at": self.dialect.clock_sql, **event}
+        columns = self.t.event.c
+        picked = [
+            value if isinstance(value, sa.ColumnElement) else sa.literal(value, columns[name].type)
+            for name, value in given.items()
+        ]
+        rows = sa.select(*(p.label(n) for n, p in zip(given, picked, strict=True))).select_from(moved)
+        return sa.insert(self.t.event).from_select(list(given), rows).returning(columns.id).cte("logged")
+
+
+def queue_of(envelope: Any) -> str:
+    """Name the queue that an envelope goes to, as an operator knows it."""
+    for entity in envelope.declare:
+        if entity.get("name"):
+            return str(entity["name"])
+    return str(envelope.routing_key or envelope.exchange)

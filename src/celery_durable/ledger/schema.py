@@ -1,0 +1,227 @@
+"""The ledger's tables, as SQLAlchemy Core describes them.
+
+Times are BIGINT microseconds since the epoch and JSON is TEXT on every dialect: what drivers and
+frameworks convert on the way differs, what is stored here does not. A view shows real timestamps.
+The migrations make these tables; a test holds both equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+BigKey = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+Micros = sa.BigInteger()
+Digest = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
+Blob = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+
+
+def text(length: int | None = None) -> sa.types.TypeEngine[str]:
+    """Text that MySQL compares byte by byte, as the other databases do."""
+    binary = {"charset": "utf8mb4", "collation": "utf8mb4_bin"}
+    if length is None:
+        return sa.Text().with_variant(mysql.LONGTEXT(**binary), "mysql", "mariadb")
+    return sa.String(length).with_variant(mysql.VARCHAR(length, **binary), "mysql", "mariadb")
+
+
+#: Rows the database itself refuses to hold, whoever writes them.
+TASK_CHECKS = {
+    "state_known": "state IN ('queued','running','waiting','succeeded','dead','cancelled')",
+    "running_leased": (
+        "(state = 'running' AND lease_owner IS NOT NULL AND lease_expires_at IS NOT NULL"
+        " AND claim_token IS NOT NULL AND started_at IS NOT NULL)"
+        " OR (state <> 'running' AND lease_owner IS NULL AND lease_expires_at IS NULL)"
+    ),
+    "waiting_explained": (
+        "(state = 'waiting' AND wait_kind IS NOT NULL AND wait_reason IS NOT NULL AND wait_reason <> ''"
+        " AND wait_since IS NOT NULL AND wake_at IS NOT NULL)"
+        " OR (state <> 'waiting' AND wait_kind IS NULL AND wake_at IS NULL)"
+    ),
+    "dead_has_kind": ("(state = 'dead' AND failure_kind IS NOT NULL) OR (state <> 'dead' AND failure_kind IS NULL)"),
+    "terminal_finished": (
+        "(state IN ('succeeded','dead','cancelled') AND finished_at IS NOT NULL)"
+        " OR (state IN ('queued','running','waiting') AND finished_at IS NULL)"
+    ),
+    "queued_rung": "state <> 'queued' OR publish_at IS NOT NULL",
+    "owing_rung": "continuation_pending IS NULL OR (finished_at IS NOT NULL AND publish_at IS NOT NULL)",
+    "rung_for_a_reason": "publish_at IS NULL OR state = 'queued' OR continuation_pending IS NOT NULL",
+    "keyed_or_alias": (
+        "(key_digest IS NOT NULL AND duplicate_of IS NULL) OR (key_digest IS NULL AND duplicate_of IS NOT NULL)"
+    ),
+    "counters": (
+        "claims >= 0 AND losses >= 0 AND retries >= 0 AND publish_count >= 0 AND rings >= 0"
+        " AND deferrals >= 0 AND envelope_no >= 1 AND max_losses >= 1"
+    ),
+    "on_loss_known": "on_loss IN ('retry','dead')",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The tables under one prefix."""
+
+    metadata: sa.MetaData
+    ledger: sa.Table
+    task: sa.Table
+    failure: sa.Table
+    event: sa.Table
+    worker: sa.Table
+    prefix: str
+
+
+def _has_partial(*_: Any, dialect: sa.Dialect, **__: Any) -> bool:
+    return dialect.name in {"postgresql", "sqlite"}
+
+
+def _lacks_partial(*_: Any, dialect: sa.Dialect, **__: Any) -> bool:
+    return dialect.name not in {"postgresql", "sqlite"}
+
+
+def _partial(name: str, column: sa.Column[int], state: str) -> tuple[sa.Index, sa.Index]:
+    """One sweep's index: partial where the database has that, led by ``state`` where not."""
+    table = column.table
+    where = sa.text(f"state = '{state}'")
+    partial = sa.Index(name, column, postgresql_where=where, sqlite_where=where)
+    partial.ddl_if(callable_=_has_partial)
+    composite = sa.Index(f"{name}_state", table.c.state, column)
+    composite.ddl_if(callable_=_lacks_partial)
+    return partial, composite
+
+
+@lru_cache(maxsize=8)
+def tables(prefix: str) -> Tables:
+    """Describe the ledger's tables under a name prefix."""
+    meta = sa.MetaData()
+    column = sa.Column
+    options: dict[str, Any] = {"mysql_engine": "InnoDB", "mariadb_engine": "InnoDB"}
+    ledger = sa.Table(
+        f"{prefix}ledger", meta,
+        column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+        column("uuid", text(36), nullable=False),
+        column("created_at", Micros, nullable=False),
+        sa.CheckConstraint("id = 1", name=f"{prefix}ledger_single"),
+        **options,
+    )  # fmt: skip
+    task = sa.Table(
+        f"{prefix}task", meta,
+        column("id", BigKey, primary_key=True, autoincrement=True),
+        column("task_id", text(255), nullable=False),
+        column("task", text(255), nullable=False),
+        column("key_digest", Digest),
+        column("idempotency_key", text(255), nullable=False),
+        column("duplicate_of", sa.BigInteger),
+        column("aliases", sa.Integer, nullable=False, server_default="0"),
+        column("state", text(16), nullable=False),
+        column("queue", text(255), nullable=False),
+        column("priority", sa.Integer),
+        column("broker", text(255), nullable=False),
+        column("root_id", text(255)),
+        column("parent_id", text(255)),
+        column("envelope_no", sa.Integer, nullable=False, server_default="1"),
+        column("envelope", text(), nullable=False),
+        column("body", Blob, nullable=False),
+        column("claims", sa.Integer, nullable=False, server_default="0"),
+        column("losses", sa.Integer, nullable=False, server_default="0"),
+        column("retries", sa.Integer, nullable=False, server_default="0"),
+        column("max_losses", sa.Integer, nullable=False),
+        column("on_loss", text(8), nullable=False),
+        column("owes", sa.SmallInteger, nullable=False),
+        column("publish_count", sa.Integer, nullable=False, server_default="0"),
+        column("rings", sa.Integer, nullable=False, server_default="0"),
+        column("deferrals", sa.Integer, nullable=False, server_default="0"),
+        column("publish_at", Micros),
+        column("published_at", Micros),
+        column("submitted_at", Micros, nullable=False),
+        column("submitted_by", text(255), nullable=False),
+        column("started_at", Micros),
+        column("finished_at", Micros),
+        column("deadline_at", Micros),
+        column("claim_token", text(36)),
+        column("lease_owner", text(255)),
+        column("lease_expires_at", Micros),
+        column("lease_pid", sa.Integer),
+        column("wait_kind", text(32)),
+        column("wait_reason", text()),
+        column("wait_since", Micros),
+        column("wake_at", Micros),
+        column("failure_kind", text(32)),
+        column("continuation_pending", text(36)),
+        column("cancel_requested_at", Micros),
+        column("cancel_reason", text()),
+        column("result", Blob),
+        column("result_type", text(255)),
+        *(sa.CheckConstraint(rule, name=f"{prefix}{name}") for name, rule in TASK_CHECKS.items()),
+        **options,
+    )  # fmt: skip
+    c = task.c
+    sa.Index(f"{prefix}task_task_id", c.task_id, unique=True)
+    sa.Index(f"{prefix}task_key_digest", c.key_digest, unique=True)
+    sa.Index(f"{prefix}task_publish_at", c.publish_at, **_where("publish_at IS NOT NULL"))
+    sa.Index(f"{prefix}task_finished_at", c.finished_at, **_where("finished_at IS NOT NULL"))
+    sa.Index(
+        f"{prefix}task_deadline_at",
+        c.deadline_at,
+        **_where("deadline_at IS NOT NULL AND finished_at IS NULL"),
+    )
+    sa.Index(f"{prefix}task_duplicate_of", c.duplicate_of, **_where("duplicate_of IS NOT NULL"))
+    sa.Index(f"{prefix}task_live", c.state, c.queue, c.id, **_where("finished_at IS NULL"))
+    sa.Index(f"{prefix}task_key", c.idempotency_key)
+    _partial(f"{prefix}task_wake_at", c.wake_at, "waiting")
+    _partial(f"{prefix}task_lease_expires_at", c.lease_expires_at, "running")
+    failure = sa.Table(
+        f"{prefix}failure", meta,
+        column("id", BigKey, primary_key=True, autoincrement=True),
+        column("task_row", sa.BigInteger, nullable=False),
+        column("claim", sa.Integer, nullable=False),
+        column("kind", text(32), nullable=False),
+        column("exception", text(255), nullable=False),
+        column("message", text(), nullable=False),
+        column("traceback", text(), nullable=False),
+        column("fingerprint", text(32), nullable=False),
+        column("retryable", sa.SmallInteger, nullable=False),
+        column("retry_at", Micros),
+        column("worker", text(255), nullable=False),
+        column("pid", sa.Integer),
+        column("occurred_at", Micros, nullable=False),
+        sa.Index(f"{prefix}failure_task_row", "task_row"),
+        **options,
+    )  # fmt: skip
+    event = sa.Table(
+        f"{prefix}event", meta,
+        column("id", BigKey, primary_key=True, autoincrement=True),
+        column("task_row", sa.BigInteger, nullable=False),
+        column("verb", text(16), nullable=False),
+        column("at", Micros, nullable=False),
+        column("from_state", text(16)),
+        column("to_state", text(16), nullable=False),
+        column("claim", sa.Integer, nullable=False),
+        column("actor", text(255), nullable=False),
+        column("reason", text(), nullable=False),
+        sa.Index(f"{prefix}event_task_row", "task_row"),
+        **options,
+    )  # fmt: skip
+    worker = sa.Table(
+        f"{prefix}worker", meta,
+        column("id", text(255), primary_key=True),
+        column("hostname", text(255), nullable=False),
+        column("pid", sa.Integer, nullable=False),
+        column("queues", text(), nullable=False),
+        column("tasks", text(), nullable=False),
+        column("broker", text(255), nullable=False),
+        column("started_at", Micros, nullable=False),
+        column("heartbeat_at", Micros, nullable=False),
+        column("phase", text(16), nullable=False),
+        column("running", sa.Integer, nullable=False),
+        column("lease_micros", sa.BigInteger, nullable=False),
+        **options,
+    )  # fmt: skip
+    return Tables(meta, ledger, task, failure, event, worker, prefix)
+
+
+def _where(condition: str) -> dict[str, Any]:
+    clause = sa.text(condition)
+    return {"postgresql_where": clause, "sqlite_where": clause}

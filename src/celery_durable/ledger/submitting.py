@@ -1,0 +1,245 @@
+"""Verbs that make rows: submit, adopt, park; and what happens when the key is taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.dialects import postgresql, sqlite
+
+from celery_durable import keys, states
+from celery_durable.errors import KeyConflict, TaskIdConflict
+from celery_durable.ledger.base import Room
+from celery_durable.ledger.moves import Entry, queue_of
+
+if TYPE_CHECKING:
+    from celery_durable.records import Failure, Submission
+
+_MYSQL_DUPLICATE = 1062
+#: Tries at insert, then look, then insert again, while others delete or finish beneath us.
+_ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of a submission.
+
+    ``outcome`` is ``new``, ``own`` (this very submission was there already), ``existing`` (the key is
+    taken), ``replayed`` (a dead or cancelled row came back) or ``alias`` (a row of its own that waits
+    for the holder of the key). ``publish`` says whether a message has to be sent now.
+    """
+
+    outcome: str
+    row_id: int
+    task_id: str
+    state: str
+    envelope_no: int = 1
+    publish: bool = False
+    result: bytes | None = None
+    result_type: str | None = None
+
+
+class Submitting(Room):
+    """Submissions become rows before a broker or worker sees them."""
+
+    def submit(
+        self, sub: Submission, *, on_conflict: str = "return", verb: str = "submit", actor: str = ""
+    ) -> Submitted:
+        """Write a submission: one statement on PostgreSQL when the key is free.
+
+        After a crash either the whole row with its history exists or nothing does. A reply that was
+        lost is found again by ``task_id`` (PROTOCOL 23).
+
+        Raises:
+            KeyConflict: the key belongs to a live or succeeded row and ``on_conflict`` is ``"raise"``.
+            TaskIdConflict: the task id belongs to another task or key.
+            LedgerUnavailable: the database did not answer; nothing may be published.
+        """
+        actor = actor or sub.submitted_by
+        values = self._values(sub)
+        for _ in range(_ROUNDS):
+            row_id = self.db.run(
+                lambda c: self._insert(c, values, verb, actor),
+                autocommit=self.dialect.one_statement,
+                task_id=sub.task_id,
+            )
+            if row_id is not None:
+                state = str(values["state"])
+                return Submitted("new", row_id, sub.task_id, state, publish=state == states.QUEUED)
+            # A conflict is judged in a new transaction: this one may see an old state (PROTOCOL 19).
+            found = self.db.run(lambda c: self._conflict(c, sub, on_conflict, actor), task_id=sub.task_id)
+            if found is not None:
+                return found
+        raise TaskIdConflict(f"{sub.task}: the key {sub.key!r} keeps changing hands; submit again.")
+
+    def park(self, sub: Submission, failure: Failure, *, actor: str) -> int | None:
+        """Keep a message that must not run as a dead row; None when its id or key is known already."""
+        values = self._values(sub) | self.writer.values(
+            states.into_terminal(states.DEAD, owed=None, failure_kind=failure.kind)
+        )
+
+        def work(connection: sa.Connection) -> int | None:
+            row_id = self._insert(connection, values, "park", actor, failure.message)
+            if row_id is not None:
+                self.writer.failure(connection, row_id, 0, failure)
+            return row_id
+
+        return self.db.run(work, task_id=sub.task_id)
+
+    def unpublished(self, row_id: int, envelope_no: int) -> None:
+        """Note that the broker did not take the message: the next sweep sends it."""
+        c = self.t.task.c
+        self.db.run(
+            lambda connection: connection.execute(
+                sa.update(self.t.task)
+                .where(c.id == row_id, self.in_state(states.QUEUED), c.envelope_no == envelope_no, c.rings == 1)
+                .values(publish_at=self.dialect.clock_sql, rings=0, publish_count=c.publish_count - 1)
+            ),
+            autocommit=True,
+        )
+
+    def _values(self, sub: Submission) -> dict[str, Any]:
+        values = {
+            "task_id": sub.task_id, "task": sub.task, "key_digest": keys.digest(sub.task, sub.key),
+            "idempotency_key": sub.key, "queue": queue_of(sub.envelope), "priority": sub.priority,
+            "broker": sub.broker, "root_id": sub.root_id, "parent_id": sub.parent_id, "envelope_no": 1,
+            "envelope": sub.envelope.meta(), "body": sub.envelope.body, "max_losses": sub.max_losses,
+            "on_loss": sub.on_loss, "owes": int(sub.owes), "deadline_at": sub.deadline_at,
+            "submitted_at": states.After(), "submitted_by": sub.submitted_by[:255],
+        }  # fmt: skip
+        if sub.wake is None:
+            # The submitter rings at once; the sweep does should that not be enough.
+            values |= states.into_queued(states.After(self.republish_after))
+            values |= {"rings": 1, "publish_count": 1, "published_at": states.After()}
+        else:
+            values |= states.into_waiting(states.SCHEDULED, "not before its ETA", sub.wake)
+        return self.writer.values(values)
+
+    def _insert(
+        self, connection: sa.Connection, values: dict[str, Any], verb: str, actor: str, reason: str = ""
+    ) -> int | None:
+        """Insert a row and its history row; None when its task id or key is there already."""
+        task = self.t.task
+        target = str(values["state"])
+        if self.dialect.one_statement:
+            new = postgresql.insert(task).values(values).on_conflict_do_nothing().returning(task.c.id).cte("new")
+            logged = self.writer.logged(
+                new, verb=verb, from_state=None, to_state=target, claim=0, actor=actor[:255], reason=reason
+            )
+            found: int | None = connection.execute(sa.select(new.c.id).add_cte(logged)).scalar()
+            return found
+        row_id = self._insert_row(connection, values)
+        if row_id is not None:
+            self.writer.note(connection, row_id, Entry(verb, None, target, 0, actor, reason))
+        return row_id
+
+    def _insert_row(self, connection: sa.Connection, values: dict[str, Any]) -> int | None:
+        task = self.t.task
+        if self.dialect.name == "sqlite":
+            statement = sqlite.insert(task).values(values).on_conflict_do_nothing().returning(task.c.id)
+            row_id: int | None = connection.execute(statement).scalar()
+            return row_id
+        if self.dialect.name == "postgresql":
+            insert = postgresql.insert(task).values(values).on_conflict_do_nothing().returning(task.c.id)
+            found: int | None = connection.execute(insert).scalar()
+            return found
+        try:
+            with connection.begin_nested():
+                result = connection.execute(sa.insert(task).values(values))
+        except exc.IntegrityError as error:
+            if error.orig is not None and error.orig.args[0] == _MYSQL_DUPLICATE:
+                return None
+            raise
+        key = result.inserted_primary_key
+        return int(key[0]) if key else None
+
+    def _conflict(self, connection: sa.Connection, sub: Submission, on_conflict: str, actor: str) -> Submitted | None:
+        """Judge a submission whose id or key is there; None when it is gone again."""
+        c = self.t.task.c
+        own = self.writer.lock(connection, c.task_id == sub.task_id)
+        if own:
+            return self._own(own[0], sub)
+        held = self.writer.lock(connection, c.key_digest == keys.digest(sub.task, sub.key))
+        if not held:
+            return None
+        first = held[0]
+        if first.state in {states.DEAD, states.CANCELLED}:
+            replayed = self._resubmit(connection, first, sub, actor)
+            if not sub.awaited:
+                return replayed
+        elif on_conflict == "raise" and not self._brought_back(connection, first.id, sub):
+            raise KeyConflict(sub.task, sub.key, first.task_id, first.state)
+        if sub.awaited:
+            return self._alias(connection, first, sub, actor)
+        return Submitted(
+            "existing", first.id, first.task_id, first.state, first.envelope_no,
+            result=first.result, result_type=first.result_type,
+        )  # fmt: skip
+
+    def _brought_back(self, connection: sa.Connection, row_id: int, sub: Submission) -> bool:
+        """Whether this very submission replayed the row, and the reply was lost."""
+        e = self.t.event.c
+        mine = (e.task_row == row_id, e.verb == "replay", e.reason == _replay_reason(sub))
+        return connection.execute(sa.select(e.id).where(*mine).limit(1)).first() is not None
+
+    def _own(self, row: sa.Row[Any], sub: Submission) -> Submitted:
+        if (row.task_id, row.task, row.idempotency_key) != (sub.task_id, sub.task, sub.key):
+            raise TaskIdConflict(
+                f"The task id {sub.task_id!r} belongs to {row.task} with key {row.idempotency_key!r}; it cannot "
+                f"also be {sub.task} with key {sub.key!r}. Leave task_id out, or choose another."
+            )
+        return Submitted(
+            "own",
+            row.id,
+            row.task_id,
+            row.state,
+            row.envelope_no,
+            result=row.result,
+            result_type=row.result_type,
+        )
+
+    def _resubmit(self, connection: sa.Connection, first: sa.Row[Any], sub: Submission, actor: str) -> Submitted:
+        """Bring a dead or cancelled row back with the new message, under its own id (PROTOCOL 4)."""
+        move = replace(
+            states.replay(_replay_reason(sub), sub.wake),
+            envelope=sub.envelope.readdressed(first.task_id),
+        )
+        changes = move.changes | {
+            "deadline_at": sub.deadline_at, "owes": int(sub.owes), "max_losses": sub.max_losses,
+            "on_loss": sub.on_loss, "broker": sub.broker,
+        }  # fmt: skip
+        # The submitter rings only what it is answered with; an alias' first is left to the next sweep.
+        publish = move.to == states.QUEUED and not sub.awaited
+        if publish:
+            changes |= {"publish_at": states.After(self.republish_after), "rings": 1}
+            changes |= {"publish_count": first.publish_count + 1, "published_at": states.After()}
+        self.writer.write(connection, first, replace(move, changes=changes), actor=actor)
+        return Submitted("replayed", first.id, first.task_id, move.to, first.envelope_no + 1, publish=publish)
+
+    def _alias(self, connection: sa.Connection, first: sa.Row[Any], sub: Submission, actor: str) -> Submitted:
+        """Give a submission that is awaited under its own id a row that follows the holder of its key."""
+        wake = states.After(0 if first.state in states.TERMINAL else states.FOLLOW_INTERVAL)
+        waiting = states.into_waiting(states.DUPLICATE, f"{first.task_id} holds the same key", wake)
+        values = self._values(sub) | self.writer.values(
+            waiting
+            | {
+                "key_digest": None,
+                "duplicate_of": first.id,
+                "rings": 0,
+                "publish_count": 0,
+                "published_at": None,
+            }
+        )
+        connection.execute(
+            sa.update(self.t.task).where(self.t.task.c.id == first.id).values(aliases=self.t.task.c.aliases + 1)
+        )
+        row_id = self._insert(connection, values, "submit", actor, f"alias of {first.task_id}")
+        if row_id is None:  # the same id came twice at once
+            raise TaskIdConflict(f"The task id {sub.task_id!r} is being submitted twice at once; try again.")
+        return Submitted("alias", row_id, sub.task_id, states.WAITING)
+
+
+def _replay_reason(sub: Submission) -> str:
+    return f"its key was submitted again as {sub.task_id}"

@@ -1,0 +1,265 @@
+"""What the ledger tells: frozen views of its rows, and the JSON that tools read."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celery_durable.states import After, At
+
+
+#: Celery's JSON serializer, the only result encoding that can be shown without trusting its bytes.
+JSON_CONTENT_TYPE = "application/json"
+
+
+def isotime(micros: int | None) -> str | None:
+    """Microseconds since the epoch as ISO 8601 UTC."""
+    if micros is None:
+        return None
+    return datetime.fromtimestamp(micros / 1_000_000, timezone.utc).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A task message as the broker gets it: enough to send the same bytes again.
+
+    ``declare`` holds plain descriptions of the queues to declare first.
+    """
+
+    body: bytes
+    content_type: str
+    content_encoding: str
+    headers: dict[str, Any]
+    properties: dict[str, Any]
+    exchange: str
+    routing_key: str
+    declare: tuple[dict[str, Any], ...] = ()
+
+    def meta(self) -> str:
+        """All but the body, as JSON."""
+        return json.dumps(
+            {
+                "content_type": self.content_type,
+                "content_encoding": self.content_encoding,
+                "headers": self.headers,
+                "properties": self.properties,
+                "exchange": self.exchange,
+                "routing_key": self.routing_key,
+                "declare": list(self.declare),
+            },
+            default=str,
+            separators=(",", ":"),
+        )
+
+    def readdressed(self, task_id: str) -> Envelope:
+        """Return the same message under another task id."""
+        headers = self.headers | {"id": task_id}
+        if self.headers.get("root_id") == self.headers.get("id"):
+            headers["root_id"] = task_id
+        return replace(self, headers=headers, properties=self.properties | {"correlation_id": task_id})
+
+    @classmethod
+    def load(cls, meta: str, body: bytes) -> Envelope:
+        """Rebuild an envelope from its two columns."""
+        fields = json.loads(meta)
+        fields["declare"] = tuple(fields["declare"])
+        return cls(body=bytes(body), **fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One call of ``apply_async``, ready to be written."""
+
+    task_id: str
+    task: str
+    key: str
+    envelope: Envelope
+    queue: str
+    broker: str
+    priority: int | None = None
+    root_id: str | None = None
+    parent_id: str | None = None
+    wake: After | At | None = None
+    deadline_at: int | None = None
+    owes: bool = False
+    awaited: bool = False
+    max_losses: int = 3
+    on_loss: str = "retry"
+    submitted_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A live claim: what every later write of this attempt has to prove."""
+
+    row_id: int
+    task_id: str
+    claims: int
+    token: str
+    retries: int = 0
+    losses: int = 0
+    owes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed or lost attempt."""
+
+    kind: str
+    exception: str
+    message: str
+    traceback: str = ""
+    fingerprint: str = ""
+    retryable: bool = False
+    retry_at: int | None = None
+    worker: str = ""
+    pid: int | None = None
+    claim: int = 0
+    occurred_at: int | None = None
+
+    @property
+    def headline(self) -> str:
+        """``Type: message`` in one line."""
+        name = self.exception.rpartition(".")[2]
+        first = self.message.strip().partition("\n")[0]
+        return f"{name}: {first}" if first else name
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the contract's JSON form of a failure."""
+        return {
+            "claim": self.claim, "kind": self.kind, "exception": self.exception, "message": self.message,
+            "traceback": self.traceback, "fingerprint": self.fingerprint, "retryable": self.retryable,
+            "retry_at": isotime(self.retry_at), "worker": self.worker, "pid": self.pid,
+            "occurred_at": isotime(self.occurred_at),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row of the history."""
+
+    verb: str
+    at: int
+    source: str | None
+    target: str
+    claim: int
+    actor: str
+    reason: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the contract's JSON form of an event."""
+        return {
+            "verb": self.verb, "at": isotime(self.at), "from": self.source, "to": self.target,
+            "claim": self.claim, "actor": self.actor, "reason": self.reason,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One task as the ledger knows it; times are microseconds since the epoch, on the database's clock."""
+
+    id: int
+    task_id: str
+    task: str
+    key: str
+    state: str
+    queue: str
+    priority: int | None
+    root_id: str | None
+    parent_id: str | None
+    claims: int
+    losses: int
+    max_losses: int
+    retries: int
+    publish_count: int
+    envelope_no: int
+    submitted_at: int
+    submitted_by: str
+    started_at: int | None
+    finished_at: int | None
+    lease_owner: str | None
+    lease_expires_at: int | None
+    lease_pid: int | None
+    claim_token: str | None
+    wait_kind: str | None
+    wait_reason: str | None
+    wait_since: int | None
+    wake_at: int | None
+    deadline_at: int | None
+    publish_at: int | None
+    published_at: int | None
+    continuation_pending: str | None
+    duplicate_of: int | None
+    cancel_requested_at: int | None
+    cancel_reason: str | None
+    failure_kind: str | None
+    result: bytes | None
+    result_type: str | None
+    owes: bool
+    broker: str
+    now: int
+    failure: Failure | None = field(default=None)
+
+    def decoded_result(self) -> Any:
+        """Return the result: the JSON value, or a description where it is not JSON."""
+        if self.result is None:
+            return None
+        if self.result_type == JSON_CONTENT_TYPE:
+            return json.loads(self.result)
+        return {"content_type": self.result_type, "base64": base64.b64encode(self.result).decode()}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the contract's JSON form of a record."""
+        lease = wait = None
+        if self.lease_owner is not None:
+            lease = {"owner": self.lease_owner, "expires_at": isotime(self.lease_expires_at)}
+        if self.wait_kind is not None:
+            wait = {
+                "kind": self.wait_kind, "reason": self.wait_reason,
+                "since": isotime(self.wait_since), "wake_at": isotime(self.wake_at),
+            }  # fmt: skip
+        return {
+            "id": self.id, "task_id": self.task_id, "task": self.task, "key": self.key, "state": self.state,
+            "queue": self.queue, "priority": self.priority, "root_id": self.root_id, "parent_id": self.parent_id,
+            "claims": self.claims, "losses": self.losses, "retries": self.retries,
+            "publish_count": self.publish_count, "submitted_at": isotime(self.submitted_at),
+            "submitted_by": self.submitted_by, "started_at": isotime(self.started_at),
+            "finished_at": isotime(self.finished_at), "lease": lease, "wait": wait,
+            "failure": self.failure.as_json() if self.failure else None,
+            "result": self.decoded_result(), "progress": None,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker as it last reported itself."""
+
+    id: str
+    hostname: str
+    pid: int
+    queues: tuple[str, ...]
+    tasks: tuple[str, ...]
+    broker: str
+    started_at: int
+    heartbeat_at: int
+    phase: str
+    running: int
+    lease: float
+    now: int
+
+    @property
+    def live(self) -> bool:
+        """Whether it reported itself within two leases."""
+        return self.now - self.heartbeat_at <= 2 * self.lease * 1_000_000 and self.phase != "stopped"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the contract's JSON form of a worker."""
+        return {
+            "id": self.id, "hostname": self.hostname, "pid": self.pid, "queues": list(self.queues),
+            "started_at": isotime(self.started_at), "heartbeat_at": isotime(self.heartbeat_at),
+            "phase": self.phase if self.live else "gone", "running": self.running,
+        }  # fmt: skip

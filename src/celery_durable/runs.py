@@ -1,0 +1,119 @@
+"""One delivery of a durable task in a pool process, around Celery's tracer.
+
+Nothing of the user's runs unclaimed: the claim comes before the tracer (and its signals and hooks).
+The body's outcome is settled within ``__call__``, so before callbacks, chain and result go out; what
+a crash leaves untold is kept as ``continuation_pending``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from billiard.einfo import ExceptionInfo
+from celery.app.trace import TraceInfo, trace_ok_t
+from celery.exceptions import Ignore, Reject
+from celery.states import IGNORED
+from celery.utils.threads import LocalStack
+
+from celery_durable import adoption, states
+from celery_durable.attempt import Attempt, LedgerDown, Telling, Unclaimed
+from celery_durable.delivery import Delivery, Note, SoftLimitGuard
+from celery_durable.errors import LedgerUnavailable
+from celery_durable.wiring import plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery_durable.task import DurableTask
+
+__all__ = ["LedgerDown", "Unclaimed", "current", "deliver", "entering", "running"]
+
+logger = logging.getLogger(__name__)
+
+#: How often a delivery looks again at a row that changes beneath it.
+_ROUNDS = 3
+
+_stack = LocalStack()
+
+
+def current() -> Attempt | None:
+    """Return the attempt of this thread or greenlet, None outside one."""
+    found = _stack.top
+    return found if isinstance(found, Attempt) else None
+
+
+def running(task_id: str) -> Attempt | None:
+    """Return the current attempt if it is this task's and its body is running."""
+    attempt = current()
+    return attempt if attempt is not None and attempt.inside and attempt.task_id == task_id else None
+
+
+def entering(task: DurableTask) -> Attempt | Telling | None:
+    """Return the run whose body ``__call__`` is about to start; None for any other call of the task."""
+    run: Attempt | Telling | None = _stack.top
+    if run is None or run.entered or run.delivery.task.name != task.name:
+        return None
+    run.entered = True
+    return run
+
+
+def deliver(task: DurableTask, tracer: Callable[..., Any], *call: Any) -> Any:
+    """Handle one delivery in place of Celery's tracer, and return what the tracer would.
+
+    ``call`` is the tracer's: task id, args, kwargs, request.
+    """
+    uuid, args, kwargs, request = call
+    side = plugin(task._get_app())
+    delivery = Delivery(side, task, uuid, args, kwargs, request, Note.of(request, side))
+    with SoftLimitGuard() as guard:
+        try:
+            run = _admitted(delivery, guard)
+        except LedgerUnavailable as exc:
+            logger.error("Task %s[%s] was not run: %s", task.name, uuid, exc)  # noqa: TRY400 - one line is enough
+            if delivery.note.recorded:
+                return _dropped(LedgerDown("the ledger is down; the row is rung again"))
+            raise Reject("the ledger is down", requeue=True) from exc
+        if isinstance(run, str):
+            logger.info("Task %s[%s] was not run: %s", task.name, uuid, run)
+            return _dropped(Unclaimed(run))
+        _stack.push(run)
+        try:
+            traced = tracer(uuid, args, kwargs, request)
+        finally:
+            _stack.pop()
+        return traced if run.finished(traced) else _dropped(Unclaimed("what follows is sent by a later sweep"))
+
+
+def _admitted(delivery: Delivery, guard: SoftLimitGuard) -> Attempt | Telling | str:
+    """Claim the row of a delivery, adopting a message that has none; or say why it does not run."""
+    note, ledger = delivery.note, delivery.side.ledger
+    lease = delivery.task.lease or delivery.side.settings.lease
+    number = note.envelope_no if note.recorded else None
+    for _ in range(_ROUNDS):
+        answer = ledger.claim(
+            delivery.uuid, note.token, owner=note.worker, pid=os.getpid(), lease=lease, envelope_no=number
+        )
+        if answer.claim is not None:
+            return Attempt(delivery, answer.claim, lease, guard)
+        if answer.why == "free":
+            continue
+        if answer.row is not None:
+            owing = answer.why == "owing"
+            return Telling(delivery, answer.row) if owing else f"its row is {answer.row.state} ({answer.why})"
+        if note.recorded:
+            adoption.park(delivery)
+            return "its row is gone: the submission was rolled back, or the ledger lost commits"
+        submitted = adoption.adopt(delivery)
+        if submitted.state != states.QUEUED:
+            return f"the row that holds its key is {submitted.state} ({submitted.outcome})"
+    return "its row changes hands too fast"
+
+
+def _dropped(exc: Ignore) -> Any:
+    """Return what Celery's tracer returns for a task that raised Ignore."""
+    try:
+        raise exc
+    except Ignore:
+        return trace_ok_t(ExceptionInfo(internal=True), TraceInfo(IGNORED, exc), 0.0, None)

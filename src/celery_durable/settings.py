@@ -1,0 +1,105 @@
+"""The ``durable_*`` settings: read once into one frozen, validated object."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from celery_durable.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "durable_"
+DEFAULT_LEDGER_URL = "sqlite:///celery-durable.db"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting with its default; the names in ``app.conf`` carry the prefix ``durable_``.
+
+    Durations are seconds, sizes bytes.
+    """
+
+    ledger_url: str = DEFAULT_LEDGER_URL
+    lease: float = 30.0
+    sweep_interval: float = 1.0
+    republish_after: float = 30.0
+    max_losses: int = 3
+    time_limit: float = 3600.0
+    max_message_bytes: int = 1024 * 1024
+    table_prefix: str = "durable_"
+
+    @classmethod
+    def read(cls, conf: Mapping[str, Any]) -> Settings:
+        """Collect and check the settings of an app.
+
+        Raises:
+            SettingsError: naming the setting, the value seen and the fix.
+        """
+        known = {PREFIX + f.name: f for f in fields(cls)}
+        values: dict[str, Any] = {}
+        for name in map(str, conf):
+            if not name.lower().startswith(PREFIX):
+                continue
+            field = known.get(name.lower())
+            if field is None:
+                raise SettingsError(_unknown(name, list(known)))
+            value = conf[name]
+            if value is not None:
+                values[field.name] = _typed(name, value, str(field.type))
+        settings = cls(**values)
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        for name in (
+            "lease",
+            "sweep_interval",
+            "republish_after",
+            "time_limit",
+            "max_losses",
+            "max_message_bytes",
+        ):
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"{PREFIX}{name} is {getattr(self, name)!r}: it must be greater than 0.")
+        if self.lease < 3 * self.sweep_interval:
+            raise SettingsError(
+                f"durable_lease is {self.lease:g} s, shorter than three sweeps of durable_sweep_interval "
+                f"({self.sweep_interval:g} s): a worker could not renew it in time. "
+                f"Set durable_lease to {3 * self.sweep_interval:g} or more, or sweep more often."
+            )
+        if not re.fullmatch(r"[a-z_][a-z0-9_]{0,30}", self.table_prefix):
+            raise SettingsError(
+                f"durable_table_prefix is {self.table_prefix!r}: use up to 31 lower-case letters, digits "
+                'and underscores, such as "durable_".'
+            )
+
+    def resolved_url(self) -> str:
+        """Return the ledger's URL; the path of a SQLite file is made absolute."""
+        scheme, sep, path = self.ledger_url.partition(":///")
+        if sep and scheme.startswith("sqlite") and path and not path.startswith(("/", ":memory:", "file:")):
+            return f"{scheme}:///{os.path.abspath(path)}"  # noqa: PTH100 - pathlib cannot do it without resolving links
+        return self.ledger_url
+
+
+def _typed(name: str, value: Any, kind: str) -> Any:
+    """Coerce a raw value (environment variables arrive as strings) or say what was expected."""
+    convert = {"float": float, "int": int, "str": str}[kind]
+    try:
+        fits = not isinstance(value, bool) and (kind != "str" or isinstance(value, str))
+        if fits:
+            return convert(value)
+    except (TypeError, ValueError):
+        pass
+    expected = {"float": "a number", "int": "a whole number", "str": "a string"}[kind]
+    raise SettingsError(f"{name} is {value!r}: expected {expected}.")
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known settings: {', '.join(known)}."
+    return f"Unknown setting {name}: {hint}"

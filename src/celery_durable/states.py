@@ -1,0 +1,245 @@
+"""States, verbs and the table of moves: the only place that knows what may follow what.
+
+A *move* is a verb with a reason. The functions below are pure: they look at a row and say what
+shall become of it; ``ledger`` writes what they say, in one transaction with the history row.
+
+The state diagram is drawn from this table (``docs/states.md``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from celery_durable.records import Envelope, Failure
+
+QUEUED, RUNNING, WAITING = "queued", "running", "waiting"
+SUCCEEDED, DEAD, CANCELLED = "succeeded", "dead", "cancelled"
+LIVE = frozenset({QUEUED, RUNNING, WAITING})
+TERMINAL = frozenset({SUCCEEDED, DEAD, CANCELLED})
+STATES = (QUEUED, RUNNING, WAITING, SUCCEEDED, DEAD, CANCELLED)
+
+#: verb -> (states it may leave, states it may reach); ``None`` is "no row yet".
+MOVES: dict[str, tuple[frozenset[str | None], frozenset[str]]] = {
+    "submit": (frozenset({None}), frozenset({QUEUED, WAITING})),
+    "adopt": (frozenset({None}), frozenset({QUEUED, WAITING})),
+    "park": (frozenset({None}), frozenset({DEAD})),
+    "claim": (frozenset({QUEUED}), frozenset({RUNNING})),
+    "succeed": (frozenset({RUNNING}), frozenset({SUCCEEDED})),
+    "fail": (frozenset({RUNNING}), frozenset({WAITING, DEAD, CANCELLED})),
+    "wait": (frozenset({RUNNING}), frozenset({WAITING, CANCELLED})),
+    "replace": (frozenset({RUNNING}), frozenset({QUEUED, WAITING, CANCELLED})),
+    "lose": (frozenset({RUNNING}), frozenset({QUEUED, WAITING, DEAD, CANCELLED})),
+    "release": (frozenset({WAITING}), frozenset({QUEUED})),
+    "follow": (frozenset({WAITING}), frozenset({WAITING, *TERMINAL})),
+    "expire": (frozenset({QUEUED, WAITING}), frozenset({DEAD})),
+    "cancel": (frozenset(LIVE), frozenset({RUNNING, CANCELLED})),
+    "replay": (frozenset({DEAD, CANCELLED}), frozenset({QUEUED, WAITING})),
+}
+#: Events that tell something without moving the row.
+NOTES = frozenset({"fenced", "rerun"})
+
+#: Wait kinds that only the ledger itself sets.
+SCHEDULED, RETRY, DUPLICATE = "scheduled", "retry", "duplicate"
+
+#: Seconds after which a row that waits for another looks again, should its waker have died.
+FOLLOW_INTERVAL = 10.0
+
+
+class After(NamedTuple):
+    """A time on the database's clock: so many seconds after the statement that stores it."""
+
+    seconds: float = 0.0
+
+
+class At(NamedTuple):
+    """An absolute time in microseconds since the epoch (UTC)."""
+
+    micros: int
+
+
+When = After | At
+
+
+class Row(Protocol):
+    """What a decision needs to see of a locked row."""
+
+    state: str
+    claims: int
+    losses: int
+    retries: int
+    max_losses: int
+    on_loss: str
+    owes: bool
+    envelope_no: int
+    cancel_requested_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What shall become of a row: its new column values and the history row that tells why."""
+
+    verb: str
+    to: str
+    changes: dict[str, Any]
+    reason: str = ""
+    failure: Failure | None = None
+    envelope: Envelope | None = None
+    extra_events: tuple[tuple[str, str], ...] = field(default=())
+
+
+def allowed(verb: str, source: str | None, target: str) -> bool:
+    """Say whether the table of moves has this one."""
+    sources, targets = MOVES[verb]
+    return source in sources and target in targets
+
+
+_NO_LEASE = {"lease_owner": None, "lease_expires_at": None, "lease_pid": None}
+_NO_WAIT = {"wait_kind": None, "wait_reason": None, "wait_since": None, "wake_at": None}
+
+
+def into_queued(when: When = After()) -> dict[str, Any]:  # noqa: B008 - an immutable tuple
+    """Columns of a queued row: every move into ``queued`` rings anew (PROTOCOL 7)."""
+    return {
+        "state": QUEUED, **_NO_LEASE, **_NO_WAIT, "publish_at": when, "rings": 0, "deferrals": 0,
+        "finished_at": None, "failure_kind": None, "continuation_pending": None,
+    }  # fmt: skip
+
+
+def into_waiting(kind: str, reason: str, wake: When) -> dict[str, Any]:
+    """Columns of a waiting row: kind, reason and the time at which it is looked at again."""
+    return {
+        "state": WAITING, **_NO_LEASE, "wait_kind": kind, "wait_reason": reason, "wait_since": After(),
+        "wake_at": wake, "publish_at": None, "finished_at": None, "failure_kind": None,
+        "continuation_pending": None,
+    }  # fmt: skip
+
+
+def into_terminal(
+    state: str, *, owed: str | None, ring: float = 0.0, failure_kind: str | None = None
+) -> dict[str, Any]:
+    """Columns of a finished row.
+
+    ``owed`` is the token under which its outcome still has to be told (result, callbacks, chain,
+    chord), or None; ``ring`` the seconds until a sweep sees to that if nobody else has (PROTOCOL 13).
+    """
+    return {
+        "state": state, **_NO_LEASE, **_NO_WAIT, "finished_at": After(), "failure_kind": failure_kind,
+        "continuation_pending": owed, "publish_at": After(ring) if owed else None, "rings": 0, "deferrals": 0,
+    }  # fmt: skip
+
+
+def fail(row: Row, failure: Failure, token: str, *, owes: bool, ring: float, retry: Retry | None) -> Move:
+    """End an attempt that raised: ``waiting`` when it is retried, ``dead`` when not."""
+    owed = token if owes else None
+    if row.cancel_requested_at is not None:
+        return Move("fail", CANCELLED, into_terminal(CANCELLED, owed=owed), "cancelled while running", failure)
+    if retry is None:
+        changes = into_terminal(DEAD, owed=owed, ring=ring, failure_kind=failure.kind)
+        return Move("fail", DEAD, changes, failure.headline, failure)
+    changes = into_waiting(retry.kind, retry.reason, retry.wake) | {"retries": retry.retries}
+    return Move("fail", WAITING, changes, retry.reason, failure, retry.envelope)
+
+
+def replace_message(row: Row, envelope: Envelope, wake: When | None, *, token: str, owes: bool) -> Move:
+    """Give a row the message of the task that replaces it (``self.replace``), under the same id and key."""
+    if row.cancel_requested_at is not None:
+        owed = token if owes else None
+        return Move("replace", CANCELLED, into_terminal(CANCELLED, owed=owed), "cancelled while running")
+    reason = f"replaced by {envelope.headers.get('task')}"
+    if wake is not None:
+        return Move("replace", WAITING, into_waiting(SCHEDULED, reason, wake), reason, envelope=envelope)
+    return Move("replace", QUEUED, into_queued(), reason, envelope=envelope)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When and as what a failed attempt comes back."""
+
+    wake: When
+    reason: str
+    retries: int
+    envelope: Envelope | None = None
+    kind: str = RETRY
+
+
+def succeed_silently() -> Move:
+    """End an attempt that raised Celery's Ignore: a success without a result, owed to nobody (PROTOCOL 15)."""
+    return Move("succeed", SUCCEEDED, into_terminal(SUCCEEDED, owed=None), "the task raised Ignore")
+
+
+def lose(row: Row, failure: Failure, token: str) -> Move:
+    """End an attempt whose worker or lease is gone.
+
+    Losses are counted apart from retries; at ``max_losses`` the row is dead, kind ``poison``.
+    A loss that will run again owes nobody anything (PROTOCOL 13).
+    """
+    losses = row.losses + 1
+    counted = {"losses": losses, "claim_token": None}
+    owed = token if row.owes else None
+    if row.cancel_requested_at is not None:
+        return Move(
+            "lose",
+            CANCELLED,
+            into_terminal(CANCELLED, owed=owed) | counted,
+            "cancelled while running",
+            failure,
+        )
+    if row.on_loss == "dead":
+        changes = into_terminal(DEAD, owed=owed, failure_kind=failure.kind)
+        return Move("lose", DEAD, changes | counted, f'{failure.message}; on_loss="dead"', failure)
+    if losses >= row.max_losses:
+        changes = into_terminal(DEAD, owed=owed, failure_kind="poison")
+        reason = f"lost {losses} times, the limit is max_losses={row.max_losses}"
+        return Move("lose", DEAD, changes | counted, reason, failure)
+    return Move("lose", QUEUED, into_queued() | counted, failure.message, failure)
+
+
+def terminate(row: Row, failure: Failure, token: str, reason: str) -> Move:
+    """End an attempt whose process was ended on purpose (revoke with terminate)."""
+    changes = into_terminal(CANCELLED, owed=token if row.owes else None)
+    return Move("lose", CANCELLED, changes | {"claim_token": None, "cancel_reason": reason}, reason, failure)
+
+
+def cancel(row: Row, token: str, reason: str) -> Move:
+    """Cancel a row that nobody runs; flag one that somebody does."""
+    if row.state == RUNNING:
+        return Move("cancel", RUNNING, {"cancel_requested_at": After(), "cancel_reason": reason}, reason)
+    changes = into_terminal(CANCELLED, owed=token if row.owes else None)
+    return Move("cancel", CANCELLED, changes | {"cancel_reason": reason}, reason)
+
+
+def expire(row: Row, token: str, failure: Failure) -> Move:
+    """End a row whose ``expires`` passed before anybody ran it."""
+    changes = into_terminal(DEAD, owed=token if row.owes else None, failure_kind="expired")
+    return Move("expire", DEAD, changes, failure.message, failure)
+
+
+def replay(reason: str, wake: When | None = None) -> Move:
+    """Bring a dead or cancelled row back: counters of failure reset, ``claims`` never (PROTOCOL 15)."""
+    fresh = {
+        "losses": 0,
+        "retries": 0,
+        "cancel_requested_at": None,
+        "cancel_reason": None,
+        "deadline_at": None,
+    }
+    if wake is not None:
+        changes = into_waiting(SCHEDULED, "replayed with an ETA", wake) | fresh
+        return Move("replay", WAITING, changes, reason)
+    return Move("replay", QUEUED, into_queued() | fresh, reason)
+
+
+def replay_alias(reason: str) -> Move:
+    """Let an alias look at its first again: its own body never runs (PROTOCOL 4)."""
+    changes = into_waiting(DUPLICATE, "another submission holds the same key", After())
+    fresh = {"cancel_requested_at": None, "cancel_reason": None, "deadline_at": None}
+    return Move("replay", WAITING, changes | fresh, reason)
+
+
+def follow(first_state: str, first_failure: str | None, token: str, *, owes: bool, first: str) -> Move:
+    """Let an alias take the outcome of the submission that holds its key (PROTOCOL 4)."""
+    owed = token if owes else None
+    changes = into_terminal(first_state, owed=owed, failure_kind=first_failure)
+    return Move("follow", first_state, changes, f"same outcome as {first}")

@@ -1,0 +1,201 @@
+"""From ``apply_async`` to a row and a rung doorbell."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery import states as celery_states
+from celery.backends.base import DisabledBackend
+from celery.utils.time import maybe_iso8601, maybe_make_aware
+from kombu.serialization import dumps, loads
+
+from celery_durable import keys
+from celery_durable.outbox import GivenPublisher, checked_size, moment
+from celery_durable.records import Submission
+from celery_durable.states import After, At
+from celery_durable.wiring import plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from celery import Celery
+    from kombu import Producer
+
+    from celery_durable.ledger import Submitted
+    from celery_durable.outbox import Publisher
+    from celery_durable.records import Envelope
+    from celery_durable.task import DurableTask
+    from celery_durable.wiring import Plugin
+
+logger = logging.getLogger(__name__)
+
+#: Types that every serializer hands over as they are.
+_SAME_ON_BOTH_SIDES = frozenset({str, int, float, bool, type(None)})
+
+
+class Collapsed(Exception):
+    """The submission met an earlier one: no message, no sent-signal, no trail."""
+
+    def __init__(self, submitted: Submitted) -> None:
+        """Carry the row that was met."""
+        super().__init__(submitted.task_id)
+        self.submitted = submitted
+
+
+def wake_of(app: Celery, countdown: float | None, eta: Any) -> After | At | None:
+    """Turn Celery's countdown or ETA into a time for the ledger; None is "now"."""
+    if eta:
+        eta = maybe_iso8601(eta)
+        return At(round(maybe_make_aware(eta, app.timezone).timestamp() * 1_000_000))
+    return After(max(0.0, float(countdown))) if countdown else None
+
+
+def owes(app: Celery, embed: Mapping[str, Any], group: object, *, ignore_result: bool) -> bool:
+    """Say whether anybody has to be told the outcome: a result backend, callbacks, a chain, a chord."""
+    waits_for = ("callbacks", "errbacks", "chain", "chord")
+    if group or any(embed.get(name) for name in waits_for):
+        return True
+    return not ignore_result and not isinstance(app.backend, DisabledBackend)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one call says beyond its message: key, whether the caller chose the task id, when, by which broker."""
+
+    key: object = None
+    id_chosen: bool = True
+    wake: After | At | None = None
+    broker: str | None = None
+
+
+def compose(task: DurableTask, envelope: Envelope, body: Any, call: Call = Call()) -> Submission:
+    """Make the submission of a captured message.
+
+    Raises:
+        IdempotencyKeyError: the key or its template cannot be used.
+        PayloadTooLarge: the message exceeds ``durable_max_message_bytes``.
+    """
+    app = task._get_app()
+    side = plugin(app)
+    headers = envelope.headers
+    args, kwargs, embed = body if isinstance(body, tuple | list) else (body["args"], body["kwargs"], body)
+    task_id = str(headers["id"])
+    keys.checked(task.name, task_id)
+    checked_size(task.name, envelope, side.settings.max_message_bytes)
+    chained = any((embed or {}).get(n) for n in ("callbacks", "errbacks", "chain", "chord"))
+    return Submission(
+        task_id=task_id,
+        task=task.name,
+        key=key_of(task, task_id, args, kwargs, call.key),
+        envelope=envelope,
+        queue="",
+        broker=call.broker or side.broker,
+        priority=envelope.properties.get("priority"),
+        root_id=headers.get("root_id"),
+        parent_id=headers.get("parent_id"),
+        wake=call.wake,
+        deadline_at=moment(headers.get("expires")),
+        owes=owes(app, embed or {}, headers.get("group"), ignore_result=ignores_result(task, headers)),
+        awaited=call.id_chosen or chained or bool(headers.get("group")),
+        max_losses=task.max_losses or side.settings.max_losses,
+        on_loss=task.on_loss,
+        submitted_by=str(headers.get("origin") or ""),
+    )
+
+
+def ignores_result(task: DurableTask, headers: Mapping[str, Any]) -> bool:
+    """Say whether this call's result is thrown away: the message decides over the task."""
+    said = headers.get("ignore_result")
+    return bool(task.ignore_result if said is None else said)
+
+
+def key_of(
+    task: DurableTask, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], given: object = None
+) -> str:
+    """Return the idempotency key of a call: given by the caller, made by the task, or the task id."""
+    if given is not None:
+        return keys.checked(task.name, given)
+    template = inspect.getattr_static(type(task), "idempotency_key", None)
+    if isinstance(template, staticmethod):
+        template = template.__func__
+    if template is None:
+        return task_id
+    args, kwargs = _as_delivered(task, args, kwargs)
+    if callable(template) and next(iter(inspect.signature(template).parameters), "") == "self":
+        template = template.__get__(task)
+    return keys.render(task.name, template, _signature(task), args, kwargs)
+
+
+def _signature(task: DurableTask) -> inspect.Signature:
+    found: inspect.Signature | None = task.__dict__.get("_durable_signature")
+    if found is None:
+        found = inspect.signature(getattr(task, "_orig_run", None) or task.run)
+        task.__dict__["_durable_signature"] = found
+    return found
+
+
+def _as_delivered(task: DurableTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the arguments as a worker will see them, so that a key is the same on both sides."""
+    if all(type(v) in _SAME_ON_BOTH_SIDES for v in (*args, *kwargs.values())):  # an Enum may derive from str
+        return list(args), dict(kwargs)
+    serializer = task.serializer or task._get_app().conf.task_serializer
+    content_type, encoding, data = dumps((args, kwargs), serializer=serializer)
+    seen = loads(data, content_type, encoding, accept=[content_type])
+    return seen[0], seen[1]
+
+
+def write_and_ring(
+    side: Plugin, sub: Submission, *, on_conflict: str = "return", producer: Producer | None = None
+) -> None:
+    """Write the row, then ring. A broker that is down costs nothing but a later ring.
+
+    Raises:
+        Collapsed: the key or the id was there already.
+        LedgerUnavailable: the database did not answer; nothing was published.
+    """
+    publisher = side.publisher if producer is None else GivenPublisher(side.app, side.ledger.uuid, producer)
+    submitted = side.ledger.submit(sub, on_conflict=on_conflict)
+    if submitted.publish:
+        envelope = sub.envelope if submitted.task_id == sub.task_id else sub.envelope.readdressed(submitted.task_id)
+        ring(side, publisher, submitted, envelope, sub.deadline_at)
+    if submitted.outcome not in {"new", "alias"}:
+        raise Collapsed(submitted)
+
+
+def ring(side: Plugin, publisher: Publisher, submitted: Submitted, envelope: Envelope, deadline_at: int | None) -> None:
+    """Try the broker once; tell the sweep when that failed."""
+    try:
+        if not publisher.down:
+            publisher.ring(envelope, submitted.task_id, submitted.envelope_no, deadline_at=deadline_at)
+            return
+    except Exception as exc:  # noqa: BLE001 - whatever the transport raises, the row is safe
+        logger.warning(
+            "The broker did not take task %s (%s: %s); it is recorded and will be sent by a worker's sweep.",
+            submitted.task_id, type(exc).__name__, exc,
+        )  # fmt: skip
+    with suppress(Exception):  # the row is due by itself after durable_republish_after
+        side.ledger.unpublished(submitted.row_id, submitted.envelope_no)
+
+
+def restore_result(app: Celery, submitted: Submitted) -> None:
+    """Store a succeeded row's result again: stock backends forget theirs after a while (PROTOCOL 4)."""
+    if submitted.state != "succeeded" or submitted.result_type is None or isinstance(app.backend, DisabledBackend):
+        return
+    with suppress(Exception):  # the ledger has it; the backend is the user's convenience
+        if app.backend.get_task_meta(submitted.task_id)["status"] not in celery_states.READY_STATES:
+            app.backend.store_result(submitted.task_id, decoded(submitted), celery_states.SUCCESS)
+
+
+def decoded(row: Any) -> Any:
+    """Decode a stored result; it was encoded by this app's own result serializer."""
+    if row.result_type is None:
+        return None
+    content_type, _, encoding = row.result_type.partition(";")
+    return loads(row.result, content_type, encoding or "utf-8", accept=[content_type])
+
+
+__all__ = ["Call", "Collapsed", "compose", "decoded", "owes", "restore_result", "wake_of", "write_and_ring"]

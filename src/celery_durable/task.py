@@ -1,0 +1,172 @@
+"""``DurableTask``: what a user subclasses."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+from celery.result import denied_join_result
+
+from celery_durable import outbox, runs, submission, wiring
+from celery_durable.errors import SubmitError
+from celery_durable.outbox import Recorder, scope_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Celery
+    from celery.result import AsyncResult
+
+    from celery_durable.records import Envelope
+
+
+class _Traced:
+    """Wraps whatever tracer Celery assigns to a task: deliveries are claimed before any user code runs.
+
+    Celery looks ``__trace__`` up on every delivery and on nothing else: not on ``apply``, eager or
+    direct calls.
+    """
+
+    def __get__(self, task: DurableTask | None, owner: type | None = None) -> Any:
+        return None if task is None else task.__dict__.get("_durable_traced")
+
+    def __set__(self, task: DurableTask, tracer: Callable[..., Any] | None) -> None:
+        traced = None if tracer is None else functools.partial(runs.deliver, task, tracer)
+        task.__dict__["_durable_traced"] = traced
+
+
+class DurableTask(Task):
+    """A Celery task that survives whatever crashes.
+
+    Subclassing is all it takes: ``@app.task(base=DurableTask)``, or
+    ``Celery(task_cls="celery_durable:DurableTask")`` for every task of an app. Celery's own options keep
+    their meaning.
+    """
+
+    abstract = True
+    __trace__ = _Traced()
+    Request = "celery_durable.worker.request:DurableRequest"
+
+    #: What makes two calls the same work: a template over the arguments (``"{order_id}"``), or a
+    #: callable that takes them. None: every call is work of its own, its key is the task id.
+    idempotency_key: str | Callable[..., str] | None = None
+    #: Seconds for which a claim holds without being renewed; None: ``durable_lease``.
+    lease: float | None = None
+    #: How many lost attempts (dead worker, expired lease) make the task ``dead``, kind ``poison``;
+    #: None: ``durable_max_losses``.
+    max_losses: int | None = None
+    #: What a lost attempt leads to: ``"retry"``, or ``"dead"`` for work that must not start twice.
+    on_loss: str = "retry"
+
+    # Retries outlast an outage of hours; all of it is Celery's own machinery.
+    max_retries = 20
+    retry_backoff = True
+    retry_backoff_max = 600
+    retry_jitter = True
+
+    # A message without a row is acknowledged only once it is adopted and settled; one with a row when
+    # the pool accepts it, because the row, not the message, is the work.
+    acks_late = True
+    acks_on_failure = True
+    acks_on_timeout = True
+    acks_on_failure_or_timeout = True
+    reject_on_worker_lost = False
+    retry_on_worker_lost = False
+
+    @classmethod
+    def on_bound(cls, app: Celery) -> None:
+        """Add the worker's steps to the app; reads no setting and connects nowhere."""
+        super().on_bound(app)
+        wiring.install(app)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the body: settled in the ledger when this is a delivery, as in stock Celery when not."""
+        run = runs.entering(self)
+        return super().__call__(*args, **kwargs) if run is None else run.execute(args, kwargs)
+
+    @property
+    def fence(self) -> int:
+        """The number of this claim; it rises with every claim, so other systems can refuse an older one.
+
+        0 outside a durable run. After the database lost commits (failover without synchronous
+        replication) a number may repeat.
+        """
+        run = runs.current()
+        return run.claim.claims if run is not None and run.claim is not None else 0
+
+    def apply_async(  # noqa: PLR0913, PLR0917 - Celery's signature
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        *,
+        idempotency_key: str | None = None,
+        on_conflict: str = "return",
+        **options: Any,
+    ) -> AsyncResult:
+        """Record the call in the ledger, then send its message.
+
+        Takes what Celery's ``apply_async`` takes, and:
+
+        ``idempotency_key`` replaces the task's own key for this call (up to 255 characters).
+        ``on_conflict`` says what happens when a live or finished call has that key: ``"return"`` gives the
+        first one's ``AsyncResult``, ``"raise"`` raises. A dead or cancelled one is queued again either way.
+
+        After a crash the call is either recorded whole, and will run, or not at all. A broker that is
+        down does not fail the call.
+
+        Raises:
+            LedgerUnavailable: the ledger is down; nothing was published.
+            KeyConflict: the key is taken and ``on_conflict="raise"``.
+            IdempotencyKeyError: the key or its template cannot be used.
+            PayloadTooLarge: the message exceeds ``durable_max_message_bytes``.
+            kombu.exceptions.EncodeError: an argument cannot be serialised.
+        """
+        app = self._get_app()
+        stock = {"producer": producer, "link": link, "link_error": link_error, "shadow": shadow}
+        if on_conflict not in {"return", "raise"}:
+            raise SubmitError(f'{self.name}: on_conflict is {on_conflict!r}; it is "return" or "raise".')
+        if app.conf.task_always_eager:
+            return super().apply_async(args, kwargs, task_id, **stock, **options)
+        if asyncio.iscoroutinefunction(self.run):
+            raise SubmitError(f"{self.name} is an 'async def': Celery cannot run it; make it a plain function.")
+        side = wiring.plugin(app)
+        wake = submission.wake_of(app, options.pop("countdown", None), options.pop("eta", None))
+        foreign = _foreign(app, options.pop("connection", None), producer, side.broker)
+
+        def record(envelope: Envelope, body: Any) -> None:
+            run = runs.running(str(envelope.headers["id"]))
+            if run is not None:  # retry() or replace(): the row that runs is the one that moves
+                outbox.checked_size(self.name, envelope, side.settings.max_message_bytes)
+                run.capture(envelope, wake)
+                return
+            broker = scope_of(foreign.connection) if foreign is not None else None
+            call = submission.Call(idempotency_key, task_id is not None, wake, broker)
+            sub = submission.compose(self, envelope, body, call)
+            submission.write_and_ring(side, sub, on_conflict=on_conflict, producer=foreign)
+
+        stock["producer"] = Recorder(app, self.name, record)
+        try:
+            # Under this guard Celery's result consumers do not subscribe now: with the result store
+            # down that would hang the call. They do so when the result is asked for.
+            with denied_join_result():
+                return super().apply_async(args, kwargs, task_id, **stock, **options)
+        except submission.Collapsed as met:
+            submission.restore_result(app, met.submitted)
+            return self.AsyncResult(met.submitted.task_id)
+
+
+def _foreign(app: Celery, connection: Any, producer: Any, scope: str) -> Any:
+    """Return the caller's own producer when it belongs to another broker than the app's."""
+    if connection is not None:
+        return app.amqp.Producer(connection, auto_declare=False)
+    if producer is None or isinstance(producer, Recorder):
+        return None
+    known = getattr(producer, "connection", None)
+    return producer if known is not None and scope_of(known) != scope else None

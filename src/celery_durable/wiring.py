@@ -1,0 +1,85 @@
+"""What an app carries once a durable task is bound to it: settings, ledger, publisher, worker steps."""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from celery_durable.ledger import Ledger
+from celery_durable.outbox import Publisher, scope_of
+from celery_durable.settings import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_durable.worker.keeper import Keeper
+
+_ATTRIBUTE = "_durable_plugin"
+_lock = threading.Lock()
+
+
+class Plugin:
+    """One app's side of the plugin. Nothing is read and nothing connects before it is used."""
+
+    #: The lease keeper, in the parent process of a worker only.
+    keeper: Keeper | None = None
+
+    def __init__(self, app: Celery) -> None:
+        """Bind to an app."""
+        self.app = app
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings, frozen at first use.
+
+        Raises:
+            SettingsError: one of them is unknown or makes no sense.
+        """
+        return Settings.read({name: self.app.conf[name] for name in self.app.conf if name.startswith("durable_")})
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger; its first use may migrate SQLite.
+
+        Raises:
+            SettingsError: ``durable_ledger_url`` cannot be used.
+            LedgerUnavailable: the database does not answer.
+            LedgerSchemaError: its tables are missing or of another version.
+        """
+        ledger = Ledger.open(self.settings)
+        _ = ledger.uuid
+        return ledger
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """The way to the broker for submissions of this process."""
+        return Publisher(self.app, self.ledger.uuid)
+
+    @cached_property
+    def broker(self) -> str:
+        """The scope of the app's broker: a sweeper rings only rows of its own."""
+        return scope_of(self.app.connection_for_write())
+
+
+def install(app: Celery) -> None:
+    """Add the worker's steps to an app, once; safe to call for an app that never runs a worker."""
+    app = unwrapped(app)
+    app.steps["worker"].add("celery_durable.worker.steps:DurableStep")
+    app.steps["consumer"].add("celery_durable.worker.steps:ConsumptionStep")
+
+
+def plugin(app: Celery) -> Plugin:
+    """Return the app's side of the plugin."""
+    app = unwrapped(app)
+    found: Plugin | None = app.__dict__.get(_ATTRIBUTE)
+    if found is None:
+        with _lock:
+            found = app.__dict__.setdefault(_ATTRIBUTE, Plugin(app))
+    return found
+
+
+def unwrapped(app: Any) -> Any:
+    """Return the app behind a proxy such as ``current_app``."""
+    current = getattr(app, "_get_current_object", None)
+    return current() if current is not None else app

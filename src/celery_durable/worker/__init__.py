@@ -1,0 +1,1 @@
+"""What runs in a worker's parent process: registry, lease keeper, sweeper, request."""
