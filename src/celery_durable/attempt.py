@@ -231,14 +231,15 @@ class Telling:
         row, task = self._row, self.delivery.task
         if row.state == states.SUCCEEDED:
             return submission.decoded(row)
-        if row.state == states.CANCELLED:
-            reason = row.cancel_reason or "cancelled"
+        expired = row.failure_kind == "expired"
+        if row.state == states.CANCELLED or expired:
+            reason = "expired" if expired else row.cancel_reason or "cancelled"
             stored = not submission.ignores_result(task, self.delivery.request)
             task.backend.mark_as_revoked(row.task_id, reason, request=task.request, store_result=stored)
             signals.celery.task_revoked.send(
-                sender=task, request=task.request, terminated=False, signum=None, expired=False
+                sender=task, request=task.request, terminated=False, signum=None, expired=expired
             )
-            raise Unclaimed(f"cancelled: {reason}")
+            raise Unclaimed(f"{row.state}: {reason}")
         found = self.delivery.side.ledger.failures(row.id)
         raise (failures.rebuilt(found[-1], create_exception_cls) if found else TaskRevokedError(row.failure_kind))
 

@@ -117,7 +117,17 @@ def shortened(text: str, limit: int) -> str:
 
 
 def rebuilt(failure: Any, create: Any) -> Exception:
-    """Make an exception that stands for a stored one: its type's name and module, its message."""
+    """Make an exception that stands for a stored one: of its own class where that is loaded, with its message.
+
+    ``create`` is Celery's factory for classes that are not there, passed in to stay pure.
+    """
     module, _, name = failure.exception.rpartition(".")
-    exc = create(name, module or "builtins")(failure.message)
-    return exc if isinstance(exc, Exception) else RuntimeError(failure.message)
+    own = getattr(sys.modules.get(module or "builtins"), name, None)
+    for make in (own, create(name, module or "builtins")):
+        try:
+            exc = make(failure.message)
+        except Exception:  # noqa: BLE001, S112 - its constructor wants something else
+            continue
+        if isinstance(exc, Exception):
+            return exc
+    return RuntimeError(failure.message)

@@ -60,8 +60,12 @@ class Recorder:
         """``record(envelope, body)`` is called with the captured message and its body before serialisation."""
         self.app, self.task, self._record = app, task, record
         self.connection = self
+        self.recoverable_connection_errors: tuple[type[Exception], ...] = ()
         self.serializer: str | None = None
         self._recorded = False
+
+    def revive(self, channel: object) -> None:
+        """Celery revives a producer between two tries; there is nothing to revive here."""
 
     def _reraise_as_library_errors(self) -> Any:
         return nullcontext()
@@ -212,9 +216,12 @@ class Publisher:
 
     def ring(
         self, envelope: Envelope, task_id: str, envelope_no: int, *, retries: int | None = None,
-        deadline_at: int | None = None, now: int | None = None,
+        deadline_at: int | None = None, now: int | None = None, owed: bool = False,
     ) -> None:  # fmt: skip
         """Send the message of a row; times in microseconds on the database's clock.
+
+        ``owed`` marks the message of a row that is over: neither a revoke nor ``expires`` may stop it on its
+        way to tell the outcome (PROTOCOL 14).
 
         Raises:
             Exception: whatever the transport raises; the row is rung again by a sweep.
@@ -223,6 +230,9 @@ class Publisher:
         headers[HEADER] = {"ledger": self.ledger_uuid, "id": task_id, "envelope": envelope_no}
         if retries is not None:
             headers["retries"] = retries
+        if owed:
+            headers[HEADER]["owed"] = True
+            headers["expires"] = None
         properties = dict(envelope.properties)
         if deadline_at is not None:
             now = now if now is not None else round(time.time() * 1e6)

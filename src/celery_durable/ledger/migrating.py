@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import exc
 
-from celery_durable.errors import LedgerSchemaError
+from celery_durable.errors import LedgerSchemaError, LedgerUnavailable
 from celery_durable.ledger.database import missing_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from celery_durable.ledger.database import Database
     from celery_durable.ledger.schema import Tables
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 HEAD = "0001"
 
 _LOCK = 0x6475726162  # "durab": the advisory lock that lets one process migrate at a time
+_LOCK_TIMEOUT = 25  # seconds, where a lock wait needs a limit: shorter than a statement may take
 
 
 def version_table(tables: Tables) -> str:
@@ -76,12 +80,14 @@ def upgrade(database: Database, tables: Tables) -> tuple[str | None, str]:
         check(database, tables)
 
     def work(connection: sa.Connection) -> None:
-        _alone(connection, database.dialect.name)
-        context = EnvironmentContext(
-            Config(), scripts, fn=lambda rev, _: scripts._upgrade_revs("head", rev), tables=tables
-        )
-        context.configure(connection=connection, version_table=version_table(tables), transactional_ddl=False)
-        context.run_migrations(prefix=tables.prefix)
+        with _alone(connection, database):
+            context = EnvironmentContext(
+                Config(), scripts, fn=lambda rev, _: scripts._upgrade_revs("head", rev), tables=tables
+            )
+            context.configure(
+                connection=connection, version_table=version_table(tables), transactional_ddl=False
+            )
+            context.run_migrations(prefix=tables.prefix)
 
     try:
         database.run(work)
@@ -93,12 +99,26 @@ def upgrade(database: Database, tables: Tables) -> tuple[str | None, str]:
     return before, HEAD
 
 
-def _alone(connection: sa.Connection, dialect: str) -> None:
-    """Wait until no other process migrates. SQLite's write lock does that by itself."""
+@contextmanager
+def _alone(connection: sa.Connection, database: Database) -> Iterator[None]:
+    """Keep other processes from migrating. SQLite's write lock does that by itself."""
+    dialect = database.dialect.name
     if dialect == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-    elif dialect == "mysql":
-        connection.execute(sa.select(sa.func.get_lock("celery-durable-migrate", 60)))
+    if dialect != "mysql":
+        yield
+        return
+    # The lock is the connection's, not the transaction's, and its name is known to the whole server.
+    name = sa.func.concat("celery-durable ", sa.func.md5(sa.func.database()))
+    if connection.execute(sa.select(sa.func.get_lock(name, _LOCK_TIMEOUT))).scalar() != 1:
+        raise LedgerUnavailable(
+            f"Another process has been migrating the ledger {database} for {_LOCK_TIMEOUT} s; "
+            "try again when it is done."
+        )
+    try:
+        yield
+    finally:
+        connection.execute(sa.select(sa.func.release_lock(name)))
 
 
 def _scripts() -> ScriptDirectory:

@@ -41,7 +41,9 @@ class DurableRequest(Request):
         self.early = self.buried = False
         worker = side.keeper.worker_id if side.keeper is not None else self._hostname
         uuid = side.keeper.ledger_uuid if side.keeper is not None else side.ledger.uuid
-        note = Note.read(self._request_dict.pop(HEADER, None), self.id, uuid, worker)
+        mark = self._request_dict.pop(HEADER, None)
+        note = Note.read(mark, self.id, uuid, worker)
+        self.owed = note.recorded and bool(mark.get("owed"))
         plain = note.plain()
         if not note.recorded:
             plain["message"] = {"headers": dict(message.headers or {}), "content_type": self._content_type}
@@ -177,6 +179,10 @@ class DurableRequest(Request):
     def _over(self) -> None:
         if self.keeper is not None:
             self.keeper.over(self.id, self.note.token)
+
+    def revoked(self) -> bool:
+        """Say whether Celery shall drop the delivery; never one that has only an outcome to tell (PROTOCOL 14)."""
+        return not self.owed and bool(super().revoked())
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:  # noqa: FBT001
         """Turn Celery's revoke into a move of the row, which outlives this worker's memory (PROTOCOL 14)."""

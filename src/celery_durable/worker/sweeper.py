@@ -105,6 +105,7 @@ class Sweeper:
             self._publisher.ring(
                 ring.envelope, ring.task_id, ring.envelope_no, retries=ring.retries,
                 deadline_at=None if ring.state != "queued" else ring.deadline_at, now=ring.now,
+                owed=ring.state != "queued",
             )  # fmt: skip
         except Exception as exc:  # noqa: BLE001 - one row that cannot be sent never blocks the others
             logger.warning("Task %s could not be sent (%s: %s); it stays due.", ring.task_id, type(exc).__name__, exc)

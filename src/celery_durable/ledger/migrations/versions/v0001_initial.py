@@ -40,12 +40,15 @@ def upgrade(prefix: str) -> None:
     meta = description(prefix)
     meta.create_all(bind)
     clock = DIALECTS[bind.dialect.name].clock
-    bind.execute(
-        sa.text(f"INSERT INTO {prefix}ledger (id, uuid, created_at) VALUES (1, :uuid, {clock})"),  # noqa: S608
-        {"uuid": str(uuid4())},
-    )
+    # MySQL commits DDL by itself: after a crash half-way this runs again over what is there.
+    if bind.exec_driver_sql(f"SELECT count(*) FROM {prefix}ledger").scalar() == 0:  # noqa: S608
+        bind.execute(
+            sa.text(f"INSERT INTO {prefix}ledger (id, uuid, created_at) VALUES (1, :uuid, {clock})"),  # noqa: S608
+            {"uuid": str(uuid4())},
+        )
     shown = [*PLAIN, *(f"{READABLE[bind.dialect.name].format(name)} AS {name}" for name in TIMES)]
-    view = f"CREATE VIEW {prefix}task_readable AS SELECT {', '.join(shown)} FROM {prefix}task"  # noqa: S608
+    create = "CREATE VIEW" if bind.dialect.name == "sqlite" else "CREATE OR REPLACE VIEW"
+    view = f"{create} {prefix}task_readable AS SELECT {', '.join(shown)} FROM {prefix}task"  # noqa: S608
     bind.exec_driver_sql(view.replace("%", "%%") if bind.dialect.paramstyle in {"format", "pyformat"} else view)
 
 
