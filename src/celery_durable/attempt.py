@@ -1,46 +1,36 @@
-"""What a claimed delivery does (``Attempt``), and one that only tells an outcome again (``Telling``)."""
+"""One claimed run of a task's body: what it may ask for, and how what comes of it is recorded."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import os
 import time
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.backends.base import DisabledBackend
-from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
+from celery.exceptions import Ignore, Retry
 from celery.result import ResultBase
 from celery.states import IGNORED
-from celery.utils.serialization import create_exception_cls
 from kombu.exceptions import EncodeError
 from kombu.serialization import dumps
 
-from celery_durable import failures, signals, states, submission
-from celery_durable.errors import LeaseLost, LedgerUnavailable
+from celery_durable import signals, states, submission
+from celery_durable.control import LedgerDown, TaskWaiting, Unclaimed
+from celery_durable.errors import LeaseLost, LedgerUnavailable, WaitTimeout
+from celery_durable.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery_durable.delivery import Delivery, SoftLimitGuard
-    from celery_durable.records import Claim, Envelope, Failure
-
-    Decision = Callable[[Any], states.Move]
+    from celery_durable.outcomes import Outcome
+    from celery_durable.records import Claim, Envelope
 
 logger = logging.getLogger(__name__)
 
-#: Seconds before a task that was rejected with requeue is tried again.
-REQUEUE_DELAY = 1.0
 #: Longest pause, in seconds, between two tries to record an outcome while the ledger is down.
 SETTLE_PAUSE = 0.5
-
-
-class Unclaimed(Ignore):
-    """Celery shall do nothing more: the row is taken, over, or out of reach."""
-
-
-class LedgerDown(Unclaimed):
-    """The ledger did not answer: the worker has to stop consuming until it does."""
 
 
 class Attempt:
@@ -63,6 +53,10 @@ class Attempt:
             ignore_result=self._ignore_result,
         )
 
+        self._outcomes = Outcomes(delivery, claim, owes=self._owes)
+        self._waiting: states.Wait | None = None
+        self._sleeps: dict[str, int] = {}
+
     def capture(self, envelope: Envelope, wake: states.When | None) -> None:
         """Take the message of ``retry()`` or ``replace()``: the row moves when the body ends."""
         self._captured = (envelope, wake)
@@ -74,24 +68,103 @@ class Attempt:
             if self._captured is not None:  # retry(throw=False): stock Celery would succeed *and* retry
                 raise Retry("retried with throw=False")  # noqa: TRY301 - handled as every other retry
         except MemoryError as exc:
-            self._settle(self._lost(exc))
+            self._settle(self._outcomes.lost(exc))
             raise Unclaimed("out of memory: recorded as a loss") from exc
         except Exception as exc:
-            self._settle(self._decision(exc))
-            if self._settled == states.CANCELLED:
-                raise Unclaimed("cancelled while running") from exc
-            raise
+            if self._waiting is None:
+                shown = self._ended(exc)
+                if shown is exc:
+                    raise
+                raise shown from exc
+        if self._waiting is not None:
+            self._wait_out(self._waiting)
         return self._succeed(result)
+
+    def _ended(self, exc: Exception) -> Exception:
+        """Record what the body raised; return what Celery shall see."""
+        outcome = self._outcomes.of(exc, self._captured)
+        self._settle(outcome)
+        if self._settled == states.CANCELLED:
+            return Unclaimed("cancelled while running")
+        return outcome.shown if outcome.shown is not None and self._settled == states.WAITING else exc
+
+    def _wait_out(self, wait: states.Wait) -> NoReturn:
+        """End the run waiting, whatever the body made of the exception that said so (PROTOCOL 16)."""
+        self._settle(self._outcomes.waits(wait))
+        if self._settled == states.DEAD:
+            raise WaitTimeout(f"gave up waiting: {wait.reason}")
+        raise TaskWaiting(wait.reason)
+
+    # What a body may ask for ------------------------------------------------------------------------
+
+    def wait(self, wait: states.Wait) -> NoReturn:
+        """Leave the body; the row waits once it is left. A second wait in a run that is to wait repeats the first."""
+        self._waiting = self._waiting or wait
+        raise TaskWaiting(self._waiting.reason)
+
+    def sleep(self, seconds: float, reason: str) -> None:
+        """Wait until a sleep is over that is known by its reason and its occurrence in the run (PROTOCOL 17)."""
+        count = self._sleeps[reason] = self._sleeps.get(reason, 0) + 1
+        digest = hashlib.sha256(reason.encode("utf-8", "backslashreplace")).hexdigest()[:32]
+        name = f"sleep:{digest}:{count}"
+        begun = self._side.ledger.slept(self.claim, name)
+        if begun is None:
+            self.wait(states.Wait(states.SLEEP, reason, states.After(seconds), sleep=name))
+        ends, now = begun
+        if now < ends:
+            self.wait(states.Wait(states.SLEEP, reason, states.At(ends), sleep=name))
+
+    def wait_for_event(self, name: str, timeout: float) -> Any:
+        """Return an event's payload, or leave the body until it arrives.
+
+        Raises:
+            WaitTimeout: ``timeout`` seconds have passed since the task first waited for it.
+        """
+        payload = self._side.ledger.event(self.claim, name)
+        if payload is None:
+            self._await_event(name, timeout)
+        return json.loads(payload)
+
+    def _await_event(self, name: str, timeout: float) -> NoReturn:
+        waited = self._side.ledger.waited(self.claim)
+        if waited.event == name and waited.give_up_at is not None and waited.give_up_at <= waited.now:
+            raise WaitTimeout(f"event {name!r} did not arrive within {timeout:g} s")
+        reason = f"waits for event {name!r}"
+        self.wait(states.Wait(states.EVENT, reason, states.After(timeout), give_up_after=timeout, event=name))
+
+    def _require(self, args: Any, kwargs: Any) -> None:
+        """Look at the preconditions that the task declares; an unmet one becomes a wait."""
+        for precondition in self._task.requires:
+            arguments = submission.arguments(self._task, args, kwargs)
+            reason = precondition.unmet(arguments)
+            if reason is not None:
+                wake = states.After(precondition.retry_in)
+                self.wait(states.Wait(states.CONDITION, reason, wake, give_up_after=self._task.requires_within))
 
     def finished(self, traced: Any) -> bool:
         """Say whether Celery's view of the outcome is the ledger's; where not, it stays owed."""
+        if self._settled is None:
+            return self._concluded(traced)
         told = traced.info is None or traced.info.state == IGNORED
         return told or self._settled != states.SUCCEEDED
+
+    def _concluded(self, traced: Any) -> bool:
+        """Record an outcome that was reached without the body: by a hook, or by a ``__call__`` of the user's own."""
+        try:
+            if traced.info is None:
+                self._succeed(traced.retval)
+            else:
+                self._settle(self._outcomes.of(traced.info.retval, self._captured))
+        except (Ignore, EncodeError):
+            return False
+        return True
 
     def _body(self, args: Any, kwargs: Any) -> Any:
         try:
             self.inside = True
             with self._guard.open():
+                if self._task.requires:
+                    self._require(args, kwargs)
                 return self._task.run(*args, **kwargs)
         finally:
             self.inside = False
@@ -100,7 +173,7 @@ class Attempt:
         try:
             content, content_type = self._encoded(result)
         except EncodeError as exc:
-            self._settle(self._failed(exc, "permanent"))
+            self._settle(self._outcomes.permanent(exc, "its result cannot be stored"))
             raise
         self._write(
             lambda: self._side.ledger.succeed(
@@ -133,68 +206,12 @@ class Attempt:
         data = data.encode() if isinstance(data, str) else data
         return data, content_type if encoding == "utf-8" else f"{content_type};{encoding}"
 
-    # What an exception of the body leads to ---------------------------------------------------------
-
-    def _decision(self, exc: Exception) -> Decision:
-        if isinstance(exc, Retry):
-            return self._retried(exc)
-        if isinstance(exc, Reject):
-            return self._rejected(exc)
-        if isinstance(exc, Ignore):
-            return self._ignored()
-        retried = getattr(self._task, "autoretry_for", ())
-        return self._failed(exc, failures.kind_of(exc, expected=self._task.throws, retried=retried))
-
-    def _failed(self, exc: BaseException, kind: str, retry: states.Retry | None = None) -> Decision:
-        failure = self._described(exc, kind)
-        ring = self._side.settings.republish_after
-        return lambda row: states.fail(row, failure, self._note.token, owes=self._owes, ring=ring, retry=retry)
-
-    def _retried(self, exc: Retry) -> Decision:
-        cause = exc.exc if isinstance(exc.exc, BaseException) else exc
-        retries = self.claim.retries + 1
-        envelope, wake = self._captured or (None, None)
-        if envelope is not None:
-            retries = int(envelope.headers.get("retries") or retries)
-        else:  # a Retry of the user's own making, without self.retry()
-            seconds = isinstance(exc.when, int | float)
-            wake = submission.wake_of(
-                self._side.app, exc.when if seconds else None, None if seconds else exc.when
-            ) or states.After(float(self._task.default_retry_delay))
-        reason = f"retry {retries} after {self._described(cause, 'transient').headline}"
-        retry = states.Retry(wake or states.After(), reason, retries, envelope)
-        return self._failed(cause, "transient", retry)
-
-    def _rejected(self, exc: Reject) -> Decision:
-        if not exc.requeue:
-            return self._failed(exc, "rejected")
-        reason = f"rejected with requeue: {exc.reason}"
-        retry = states.Retry(states.After(REQUEUE_DELAY), reason, self.claim.retries, kind="requeue")
-        return self._failed(exc, "rejected", retry)
-
-    def _ignored(self) -> Decision:
-        """Take Ignore as a success without a result, or as the row's new message (replace)."""
-        if self._captured is None:
-            return lambda _: states.succeed_silently()
-        envelope, wake = self._captured
-        return lambda row: states.replace_message(row, envelope, wake, token=self._note.token, owes=self._owes)
-
-    def _lost(self, exc: MemoryError) -> Decision:
-        failure = failures.loss(
-            "worker_lost", failures.qualified_name(type(exc)), "the process ran out of memory",
-            worker=self._note.worker, pid=os.getpid(), claim=self.claim.claims,
-        )  # fmt: skip
-        return lambda row: states.lose(row, failure, self._note.token)
-
-    def _described(self, exc: BaseException, kind: str) -> Failure:
-        failure = failures.describe(exc, kind, worker=self._note.worker, claim=self.claim.claims)
-        return replace(failure, retryable=kind == "transient")
-
     # Recording it -----------------------------------------------------------------------------------
 
-    def _settle(self, decide: Decision) -> None:
+    def _settle(self, outcome: Outcome) -> None:
         reached: list[str] = []
-        self._write(lambda: reached.append(self._side.ledger.settle(self.claim, decide, actor=self._note.worker)))
+        settle = self._side.ledger.settle
+        self._write(lambda: reached.append(settle(self.claim, outcome.decide, actor=self._note.worker)))
         self._settled = reached[-1]
 
     def _write(self, write: Callable[[], None]) -> None:
@@ -207,49 +224,14 @@ class Attempt:
         try:
             write()
         except LeaseLost as exc:
+            self._settled = "fenced"  # over: what the tracer makes of this is recorded nowhere
             signals.task_fenced.send(sender=self._task, task_id=self.task_id, claim=self.claim.claims)
             logger.warning("Task %s[%s]: %s", self._task.name, self.task_id, exc)
             raise Unclaimed("fenced: another claim took over") from exc
         except LedgerUnavailable as exc:
             if not last:
                 return False
+            self._settled = "unrecorded"
             logger.error("Task %s[%s]: its outcome was not recorded: %s", self._task.name, self.task_id, exc)  # noqa: TRY400
             raise LedgerDown("the outcome could not be recorded") from exc
         return True
-
-
-class Telling:
-    """A delivery of a row that is over but still owes its outcome: Celery's tracer tells it, no body runs."""
-
-    def __init__(self, delivery: Delivery, row: Any) -> None:
-        """Bind to the row as it stands."""
-        self.delivery, self._row = delivery, row
-        self.entered = False
-
-    def execute(self, _args: Any, _kwargs: Any) -> Any:
-        """Return or raise the recorded outcome, so that callbacks, chain and result are sent."""
-        row, task = self._row, self.delivery.task
-        if row.state == states.SUCCEEDED:
-            return submission.decoded(row)
-        expired = row.failure_kind == "expired"
-        if row.state == states.CANCELLED or expired:
-            reason = "expired" if expired else row.cancel_reason or "cancelled"
-            stored = not submission.ignores_result(task, self.delivery.request)
-            task.backend.mark_as_revoked(row.task_id, reason, request=task.request, store_result=stored)
-            signals.celery.task_revoked.send(
-                sender=task, request=task.request, terminated=False, signum=None, expired=expired
-            )
-            raise Unclaimed(f"{row.state}: {reason}")
-        found = self.delivery.side.ledger.failures(row.id)
-        raise (failures.rebuilt(found[-1], create_exception_cls) if found else TaskRevokedError(row.failure_kind))
-
-    def finished(self, traced: Any) -> bool:
-        """Clear what is owed once it was told, and say whether it was."""
-        state, info = self._row.state, traced.info
-        told = info is None if state == states.SUCCEEDED else info is not None
-        if told:
-            try:
-                self.delivery.side.ledger.clear_continuations({self._row.task_id: self._row.continuation_pending})
-            except LedgerUnavailable:
-                logger.warning("Task %s was told its outcome; it will be told again.", self._row.task_id)
-        return told

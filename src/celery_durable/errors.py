@@ -13,6 +13,7 @@
     ├── LedgerError
     │   ├── LedgerUnavailable       the database did not answer
     │   └── LedgerSchemaError       no tables, or those of another version
+    ├── WaitTimeout             what a task waited for did not come in time
     ├── LeaseLost               another claim took over; this attempt changes nothing
     └── NoSuchTask              a REF that names no row, or more than one
 """
@@ -87,6 +88,10 @@ class LedgerUnavailable(LedgerError):
 
 class LedgerSchemaError(LedgerError):
     """The ledger's tables are missing or belong to another version of celery-durable."""
+
+
+class WaitTimeout(DurableError, TimeoutError):
+    """What a task waited for did not come in time (``give_up_after``, or the timeout of an event)."""
 
 
 class LeaseLost(DurableError):

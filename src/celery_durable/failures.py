@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from celery_durable.records import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from types import TracebackType
 
 #: Longest message and traceback kept, in characters; the middle of a longer one is left out.
@@ -51,21 +50,19 @@ def loss(kind: str, exception: str, message: str, *, worker: str, pid: int | Non
     )  # fmt: skip
 
 
+def memory() -> int | None:
+    """Return the resident memory of this process in bytes, None where the system does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - read at every failure
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+
+
 def qualified_name(cls: type) -> str:
     """``module.Class``, without the module for builtins."""
     module = cls.__module__
     return cls.__qualname__ if module in {"builtins", None} else f"{module}.{cls.__qualname__}"
-
-
-def kind_of(exc: BaseException, *, expected: Iterable[type] = (), retried: Iterable[type] = ()) -> str:
-    """Classify an exception by Celery's own options: ``throws`` and ``autoretry_for``."""
-    if type(exc).__name__ in {"SoftTimeLimitExceeded", "TimeLimitExceeded"}:
-        return "timeout"
-    if isinstance(exc, tuple(retried)):
-        return "transient"
-    if isinstance(exc, tuple(expected)):
-        return "permanent"
-    return "unclassified"
 
 
 def fingerprint(cls: type, tb: TracebackType | None) -> str:
@@ -122,10 +119,12 @@ def rebuilt(failure: Any, create: Any) -> Exception:
     ``create`` is Celery's factory for classes that are not there, passed in to stay pure.
     """
     module, _, name = failure.exception.rpartition(".")
-    own = getattr(sys.modules.get(module or "builtins"), name, None)
+    own: Any = getattr(sys.modules.get(module or "builtins"), name, None)
+    if isinstance(own, type) and not issubclass(own, Exception):  # SystemExit ends whoever raises it
+        return RuntimeError(f"{name}: {failure.message}")
     for make in (own, create(name, module or "builtins")):
         try:
-            exc = make(failure.message)
+            exc = make(failure.message) if make is not None else None
         except Exception:  # noqa: BLE001, S112 - its constructor wants something else
             continue
         if isinstance(exc, Exception):

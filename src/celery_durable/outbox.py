@@ -10,6 +10,7 @@ import os
 import time
 from collections import deque
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -17,7 +18,7 @@ from uuid import uuid4
 from kombu import Exchange, Queue, binding
 from kombu.compression import compress
 from kombu.exceptions import EncodeError, OperationalError
-from kombu.serialization import dumps, prepare_accept_content
+from kombu.serialization import dumps, prepare_accept_content, registry
 
 from celery_durable.errors import PayloadRefused, PayloadTooLarge
 from celery_durable.records import Envelope
@@ -53,13 +54,11 @@ _EXCHANGE_FIELDS = (
 class Recorder:
     """Quacks like a producer for one submission; ``publish`` hands the captured message over."""
 
-    #: Asked for where Celery sends a chain or callback: nothing here is tried again by Celery.
-    recoverable_connection_errors = ()
-
     def __init__(self, app: Celery, task: str, record: Callable[[Envelope, tuple[Any, ...]], None]) -> None:
         """``record(envelope, body)`` is called with the captured message and its body before serialisation."""
         self.app, self.task, self._record = app, task, record
         self.connection = self
+        # Asked for where Celery sends a chain or callback: nothing here is tried again by Celery.
         self.recoverable_connection_errors: tuple[type[Exception], ...] = ()
         self.serializer: str | None = None
         self._recorded = False
@@ -83,6 +82,22 @@ class Recorder:
             return
         self._recorded = True
         self._record(capture(self.app, self.task, body, **options), body)
+
+
+def quieten(backend: Any) -> None:
+    """Keep a result backend from talking to its store while a call is merely recorded.
+
+    Redis subscribes to a result when the task is sent; with the store down that would hang the call. It does
+    so again when the result is asked for.
+    """
+    if "on_task_call" in vars(backend):
+        return
+    stock = backend.on_task_call
+
+    def on_task_call(producer: Any, task_id: str) -> Any:
+        return None if isinstance(producer, Recorder) else stock(producer, task_id)
+
+    backend.on_task_call = on_task_call
 
 
 def capture(  # noqa: PLR0913 - what kombu's publish takes
@@ -120,10 +135,21 @@ def capture(  # noqa: PLR0913 - what kombu's publish takes
         properties["delivery_mode"] = delivery_mode
     return Envelope(
         body=data, content_type=content_type, content_encoding=content_encoding, headers=headers,
-        properties={k: v for k, v in properties.items() if v is not None},
+        properties=properties,
         exchange=exchange or "", routing_key=routing_key or "",
         declare=tuple(described(e) for e in declare or ()),
     )  # fmt: skip
+
+
+def uncontinued(envelope: Envelope, body: tuple[Any, Any, Any]) -> Envelope:
+    """Return the message without callbacks, chain, chord and group."""
+    args, kwargs, embed = body
+    serializer = registry.type_to_name[envelope.content_type]
+    _, _, data = dumps((args, kwargs, dict.fromkeys(embed)), serializer=serializer)
+    data = data.encode() if isinstance(data, str) else data
+    if envelope.headers.get("compression"):
+        data, _ = compress(data, envelope.headers["compression"])
+    return replace(envelope, body=data, headers=envelope.headers | {"group": None, "group_index": None})
 
 
 def _name_signatures(body: Any) -> None:
@@ -241,6 +267,7 @@ class Publisher:
 
     def _send(self, envelope: Envelope, headers: dict[str, Any], properties: dict[str, Any]) -> None:
         fresh = False
+        patience = time.monotonic() + BROKER_TIMEOUT
         while True:
             producer, reused = self._take(fresh=fresh)
             try:
@@ -252,7 +279,8 @@ class Publisher:
                 )  # fmt: skip
             except Exception as exc:
                 self._discard(producer)
-                if reused:  # the broker may have been restarted since: once more, on a new connection
+                if reused and time.monotonic() < patience:
+                    # The broker may have been restarted since: once more, on a new connection.
                     fresh = True
                     continue
                 if isinstance(exc, (OSError, OperationalError, *producer.connection.connection_errors)):
@@ -300,9 +328,12 @@ class Publisher:
         """Bound every wait of the transport, unless the user has said how long to wait."""
         given = self.app.conf.broker_transport_options or {}
         limits = {"socket_timeout": 2 * BROKER_TIMEOUT, "socket_connect_timeout": BROKER_TIMEOUT}
-        if self.app.connection_for_write().transport.driver_type == "amqp":
+        connection = self.app.connection_for_write()
+        if connection.transport.driver_type == "amqp":
             limits = {"read_timeout": 2 * BROKER_TIMEOUT, "write_timeout": 2 * BROKER_TIMEOUT}
-        return {k: v for k, v in limits.items() if k not in given}
+        # Each host of a failover URL once: kombu would sleep two seconds and try the first one again.
+        once = {"max_retries": max(0, len(connection.alt) - 1)}
+        return {k: v for k, v in limits.items() if k not in given} | once
 
 
 class GivenPublisher(Publisher):

@@ -89,7 +89,11 @@ class Submission:
     awaited: bool = False
     max_losses: int = 3
     on_loss: str = "retry"
+    retries: int = 0
     submitted_by: str = ""
+    #: The same call without its callbacks, chain and chord, where it has any: when it brings a dead row back,
+    #: its alias drives those.
+    alone: Submission | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,13 @@ class Failure:
     pid: int | None = None
     claim: int = 0
     occurred_at: int | None = None
+    host: str | None = None
+    verdict: str | None = None
+    causes: str | None = None
+    arguments: str | None = None
+    runtime_micros: int | None = None
+    memory_bytes: int | None = None
+    code_version: str | None = None
 
     @property
     def headline(self) -> str:
@@ -134,7 +145,10 @@ class Failure:
             "claim": self.claim, "kind": self.kind, "exception": self.exception, "message": self.message,
             "traceback": self.traceback, "fingerprint": self.fingerprint, "retryable": self.retryable,
             "retry_at": isotime(self.retry_at), "worker": self.worker, "pid": self.pid,
-            "occurred_at": isotime(self.occurred_at),
+            "occurred_at": isotime(self.occurred_at), "host": self.host, "verdict": self.verdict,
+            "causes": json.loads(self.causes) if self.causes else [], "arguments": self.arguments,
+            "runtime": None if self.runtime_micros is None else self.runtime_micros / 1e6,
+            "memory_bytes": self.memory_bytes, "code_version": self.code_version,
         }  # fmt: skip
 
 
@@ -189,6 +203,10 @@ class Record:
     wait_reason: str | None
     wait_since: int | None
     wake_at: int | None
+    wait_event: str | None
+    waits: int
+    waiting_from: int | None
+    give_up_at: int | None
     deadline_at: int | None
     publish_at: int | None
     published_at: int | None
@@ -220,7 +238,8 @@ class Record:
         if self.wait_kind is not None:
             wait = {
                 "kind": self.wait_kind, "reason": self.wait_reason,
-                "since": isotime(self.wait_since), "wake_at": isotime(self.wake_at),
+                "since": isotime(self.wait_since), "wake_at": isotime(self.wake_at), "waits": self.waits,
+                "give_up_at": isotime(self.give_up_at),
             }  # fmt: skip
         return {
             "id": self.id, "task_id": self.task_id, "task": self.task, "key": self.key, "state": self.state,

@@ -18,9 +18,11 @@ from celery.states import IGNORED
 from celery.utils.threads import LocalStack
 
 from celery_durable import adoption, states
-from celery_durable.attempt import Attempt, LedgerDown, Telling, Unclaimed
+from celery_durable.attempt import Attempt
+from celery_durable.control import LedgerDown, Unclaimed
 from celery_durable.delivery import Delivery, Note, SoftLimitGuard
 from celery_durable.errors import LedgerUnavailable
+from celery_durable.telling import Telling
 from celery_durable.wiring import plugin
 
 if TYPE_CHECKING:
@@ -99,6 +101,8 @@ def _admitted(delivery: Delivery, guard: SoftLimitGuard) -> Attempt | Telling | 
             return Attempt(delivery, answer.claim, lease, guard)
         if answer.why == "free":
             continue
+        if answer.why == "paused":
+            ledger.hold(1, task_id=delivery.uuid)
         if answer.row is not None:
             owing = answer.why == "owing"
             return Telling(delivery, answer.row) if owing else f"its row is {answer.row.state} ({answer.why})"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from celery_durable.classify import table_of
 from celery_durable.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ class Settings:
     time_limit: float = 3600.0
     max_message_bytes: int = 1024 * 1024
     table_prefix: str = "durable_"
+    unclassified: str = "dead"
+    code_version: str = ""
+    classify: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, conf: Mapping[str, Any]) -> Settings:
@@ -45,12 +50,13 @@ class Settings:
         for name in map(str, conf):
             if not name.lower().startswith(PREFIX):
                 continue
-            field = known.get(name.lower())
-            if field is None:
+            setting = known.get(name.lower())
+            if setting is None:
                 raise SettingsError(_unknown(name, list(known)))
             value = conf[name]
             if value is not None:
-                values[field.name] = _typed(name, value, str(field.type))
+                mapped = setting.name == "classify"
+                values[setting.name] = table_of(value) if mapped else _typed(name, value, str(setting.type))
         settings = cls(**values)
         settings._check()
         return settings
@@ -66,6 +72,8 @@ class Settings:
         ):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"{PREFIX}{name} is {getattr(self, name)!r}: it must be greater than 0.")
+        if self.unclassified not in {"dead", "retry"}:
+            raise SettingsError(f'durable_unclassified is {self.unclassified!r}: it is "dead" or "retry".')
         if self.lease < 3 * self.sweep_interval:
             raise SettingsError(
                 f"durable_lease is {self.lease:g} s, shorter than three sweeps of durable_sweep_interval "
@@ -91,6 +99,8 @@ def _typed(name: str, value: Any, kind: str) -> Any:
     convert = {"float": float, "int": int, "str": str}[kind]
     try:
         fits = not isinstance(value, bool) and (kind != "str" or isinstance(value, str))
+        fits = fits and (kind == "str" or math.isfinite(float(value)))
+        fits = fits and (kind != "int" or int(value) == float(value))
         if fits:
             return convert(value)
     except (TypeError, ValueError):
@@ -100,6 +110,7 @@ def _typed(name: str, value: Any, kind: str) -> Any:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name.lower(), known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known settings: {', '.join(known)}."
+    # Compared without the prefix that they all share, or everything would be near.
+    near = difflib.get_close_matches(name.lower().removeprefix(PREFIX), [k.removeprefix(PREFIX) for k in known], n=1)
+    hint = f"did you mean {PREFIX}{near[0]}?" if near else f"known settings: {', '.join(known)}."
     return f"Unknown setting {name}: {hint}"

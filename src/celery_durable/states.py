@@ -8,7 +8,8 @@ The state diagram is drawn from this table (``docs/states.md``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -36,15 +37,20 @@ MOVES: dict[str, tuple[frozenset[str | None], frozenset[str]]] = {
     "expire": (frozenset({QUEUED, WAITING}), frozenset({DEAD})),
     "cancel": (frozenset(LIVE), frozenset({RUNNING, CANCELLED})),
     "replay": (frozenset({DEAD, CANCELLED}), frozenset({QUEUED, WAITING})),
+    "pause": (frozenset({QUEUED}), frozenset({WAITING})),
 }
 #: Events that tell something without moving the row.
-NOTES = frozenset({"fenced", "rerun"})
+NOTES = frozenset({"fenced", "event"})
 
 #: Wait kinds that only the ledger itself sets.
-SCHEDULED, RETRY, DUPLICATE = "scheduled", "retry", "duplicate"
+SCHEDULED, RETRY, DUPLICATE, PAUSED = "scheduled", "retry", "duplicate", "paused"
+#: Wait kinds that a task's own code asks for.
+CONDITION, EVENT, SLEEP = "condition", "event", "sleep"
 
 #: Seconds after which a row that waits for another looks again, should its waker have died.
 FOLLOW_INTERVAL = 10.0
+#: Seconds after which a row that an open-ended pause holds is looked at, should its release have been lost.
+PAUSE_INTERVAL = 3600.0
 
 
 class After(NamedTuple):
@@ -74,6 +80,10 @@ class Row(Protocol):
     owes: bool
     envelope_no: int
     cancel_requested_at: int | None
+    waiting_from: int | None
+    wait_event: str | None
+    waits: int
+    now: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +96,8 @@ class Move:
     reason: str = ""
     failure: Failure | None = None
     envelope: Envelope | None = None
-    extra_events: tuple[tuple[str, str], ...] = field(default=())
+    #: The step under which a sleep is remembered: it ends when the row wakes.
+    sleep: str = ""
 
 
 def allowed(verb: str, source: str | None, target: str) -> bool:
@@ -97,6 +108,8 @@ def allowed(verb: str, source: str | None, target: str) -> bool:
 
 _NO_LEASE = {"lease_owner": None, "lease_expires_at": None, "lease_pid": None}
 _NO_WAIT = {"wait_kind": None, "wait_reason": None, "wait_since": None, "wake_at": None}
+#: A row that made progress of another kind waits afresh from its next wait on.
+_NOT_WAITED = {"waiting_from": None, "give_up_at": None, "wait_event": None, "waits": 0}
 
 
 def into_queued(when: When = After()) -> dict[str, Any]:  # noqa: B008 - an immutable tuple
@@ -130,6 +143,11 @@ def into_terminal(
     }  # fmt: skip
 
 
+def due(row: Row, when: When) -> int:
+    """Return a time in microseconds, as the clock stood when the row was locked."""
+    return when.micros if isinstance(when, At) else row.now + round(when.seconds * 1_000_000)
+
+
 def fail(row: Row, failure: Failure, token: str, *, owes: bool, ring: float, retry: Retry | None) -> Move:
     """End an attempt that raised: ``waiting`` when it is retried, ``dead`` when not."""
     owed = token if owes else None
@@ -138,8 +156,56 @@ def fail(row: Row, failure: Failure, token: str, *, owes: bool, ring: float, ret
     if retry is None:
         changes = into_terminal(DEAD, owed=owed, ring=ring, failure_kind=failure.kind)
         return Move("fail", DEAD, changes, failure.headline, failure)
-    changes = into_waiting(retry.kind, retry.reason, retry.wake) | {"retries": retry.retries}
+    failure = dataclasses.replace(failure, retry_at=due(row, retry.wake))
+    changes = into_waiting(retry.kind, retry.reason, retry.wake) | _NOT_WAITED | {"retries": retry.retries}
     return Move("fail", WAITING, changes, retry.reason, failure, retry.envelope)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a running task waits for, and until when; ``give_up_after`` counts from the first wait in a row."""
+
+    kind: str
+    reason: str
+    wake: When
+    give_up_after: float | None = None
+    event: str | None = None
+    sleep: str = ""
+
+
+def wait(row: Row, asked: Wait, given_up: Failure, *, token: str, owes: bool, ring: float) -> Move:
+    """Let a running task wait: no retry is burned, no worker and no message are held.
+
+    Consecutive waits with no retry, sleep, step or replay between are one wait, whatever their reasons say:
+    ``give_up_after`` runs from the first of them (PROTOCOL 17). A wait for an event never ends dead: the
+    task is woken at its timeout, and decides.
+    """
+    owed = token if owes else None
+    if row.cancel_requested_at is not None:
+        return Move("wait", CANCELLED, into_terminal(CANCELLED, owed=owed), "cancelled while running")
+    if asked.kind == SLEEP:
+        changes = into_waiting(SLEEP, asked.reason, asked.wake) | _NOT_WAITED
+        return Move("wait", WAITING, changes, asked.reason, sleep=asked.sleep)
+    again = row.waits > 0 and row.wait_event == asked.event
+    first = row.waiting_from if again and row.waiting_from is not None else row.now
+    give_up_at = None if asked.give_up_after is None else first + round(asked.give_up_after * 1_000_000)
+    if give_up_at is not None and give_up_at <= row.now and asked.kind != EVENT:
+        changes = into_terminal(DEAD, owed=owed, ring=ring, failure_kind=given_up.kind)
+        return Move("fail", DEAD, changes, given_up.message, given_up)
+    wake = asked.wake
+    if give_up_at is not None and due(row, wake) > give_up_at:
+        wake = At(give_up_at)
+    changes = into_waiting(asked.kind, asked.reason, wake) | {
+        "waiting_from": At(first), "give_up_at": give_up_at, "wait_event": asked.event,
+        "waits": row.waits + 1 if again else 1,
+    }  # fmt: skip
+    return Move("wait", WAITING, changes, asked.reason)
+
+
+def hold(sentence: str, until: int | None) -> Move:
+    """Hold a queued row back while an operator's pause lasts."""
+    wake = At(until) if until is not None else After(PAUSE_INTERVAL)
+    return Move("pause", WAITING, into_waiting(PAUSED, sentence, wake), sentence)
 
 
 def replace_message(row: Row, envelope: Envelope, wake: When | None, *, token: str, owes: bool) -> Move:
@@ -218,13 +284,9 @@ def expire(row: Row, token: str, failure: Failure) -> Move:
 
 def replay(reason: str, wake: When | None = None) -> Move:
     """Bring a dead or cancelled row back: counters of failure reset, ``claims`` never (PROTOCOL 15)."""
-    fresh = {
-        "losses": 0,
-        "retries": 0,
-        "cancel_requested_at": None,
-        "cancel_reason": None,
-        "deadline_at": None,
-    }
+    fresh = _NOT_WAITED | {
+        "losses": 0, "retries": 0, "cancel_requested_at": None, "cancel_reason": None, "deadline_at": None,
+    }  # fmt: skip
     if wake is not None:
         changes = into_waiting(SCHEDULED, "replayed with an ETA", wake) | fresh
         return Move("replay", WAITING, changes, reason)

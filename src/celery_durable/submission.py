@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from celery import states as celery_states
@@ -14,7 +14,8 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.serialization import dumps, loads
 
 from celery_durable import keys
-from celery_durable.outbox import GivenPublisher, checked_size, moment
+from celery_durable.errors import LedgerUnavailable
+from celery_durable.outbox import GivenPublisher, checked_size, moment, uncontinued
 from celery_durable.records import Submission
 from celery_durable.states import After, At
 from celery_durable.wiring import plugin
@@ -87,7 +88,8 @@ def compose(task: DurableTask, envelope: Envelope, body: Any, call: Call = Call(
     keys.checked(task.name, task_id)
     checked_size(task.name, envelope, side.settings.max_message_bytes)
     chained = any((embed or {}).get(n) for n in ("callbacks", "errbacks", "chain", "chord"))
-    return Submission(
+    ignored = ignores_result(task, headers)
+    submission = Submission(
         task_id=task_id,
         task=task.name,
         key=key_of(task, task_id, args, kwargs, call.key),
@@ -99,12 +101,21 @@ def compose(task: DurableTask, envelope: Envelope, body: Any, call: Call = Call(
         parent_id=headers.get("parent_id"),
         wake=call.wake,
         deadline_at=moment(headers.get("expires")),
-        owes=owes(app, embed or {}, headers.get("group"), ignore_result=ignores_result(task, headers)),
+        owes=owes(app, embed or {}, headers.get("group"), ignore_result=ignored),
         awaited=call.id_chosen or chained or bool(headers.get("group")),
         max_losses=task.max_losses or side.settings.max_losses,
         on_loss=task.on_loss,
+        retries=int(headers.get("retries") or 0),
         submitted_by=str(headers.get("origin") or ""),
     )
+    if submission.key == task_id or not (chained or headers.get("group")):
+        return submission
+    alone = replace(
+        submission,
+        envelope=uncontinued(envelope, (args, kwargs, embed)),
+        owes=owes(app, {}, None, ignore_result=ignored),
+    )
+    return replace(submission, alone=alone)
 
 
 def ignores_result(task: DurableTask, headers: Mapping[str, Any]) -> bool:
@@ -128,6 +139,13 @@ def key_of(
     if callable(template) and next(iter(inspect.signature(template).parameters), "") == "self":
         template = template.__get__(task)
     return keys.render(task.name, template, _signature(task), args, kwargs)
+
+
+def arguments(task: DurableTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the arguments of a call, defaults included."""
+    bound = _signature(task).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
 
 
 def _signature(task: DurableTask) -> inspect.Signature:
@@ -158,7 +176,11 @@ def write_and_ring(
         LedgerUnavailable: the database did not answer; nothing was published.
     """
     publisher = side.publisher if producer is None else GivenPublisher(side.app, side.ledger.uuid, producer)
-    submitted = side.ledger.submit(sub, on_conflict=on_conflict)
+    try:
+        submitted = side.ledger.submit(sub, on_conflict=on_conflict)
+    except LedgerUnavailable as exc:
+        again = f"{exc} Nothing was published; submit again with task_id={sub.task_id!r} when it is back."
+        raise LedgerUnavailable(again, task_id=sub.task_id, outcome=exc.outcome) from exc
     if submitted.publish:
         envelope = sub.envelope if submitted.task_id == sub.task_id else sub.envelope.readdressed(submitted.task_id)
         ring(side, publisher, submitted, envelope, sub.deadline_at)

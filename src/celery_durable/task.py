@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery import Task
-from celery.result import denied_join_result
 
 from celery_durable import outbox, runs, submission, wiring
+from celery_durable.control import TaskWaiting
 from celery_durable.errors import SubmitError
-from celery_durable.outbox import Recorder, scope_of
+from celery_durable.outbox import Recorder, quieten, scope_of
+from celery_durable.states import CONDITION, After, Wait
+from celery_durable.waits import RETRY_IN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from celery import Celery
     from celery.result import AsyncResult
 
-    from celery_durable.records import Envelope
+    from celery_durable.attempt import Attempt
+    from celery_durable.records import Envelope, Record
+    from celery_durable.waits import Precondition
 
 
 class _Traced:
@@ -60,6 +65,12 @@ class DurableTask(Task):
     #: What a lost attempt leads to: ``"retry"``, or ``"dead"`` for work that must not start twice.
     on_loss: str = "retry"
 
+    #: Preconditions looked at before the body runs (``PathExists``, ``Reachable``, ``Predicate``): an unmet one
+    #: makes the task wait.
+    requires: Sequence[Precondition] = ()
+    #: Seconds after which a task whose preconditions stay unmet is dead, kind ``timeout``; None: never.
+    requires_within: float | None = None
+
     # Retries outlast an outage of hours; all of it is Celery's own machinery.
     max_retries = 20
     retry_backoff = True
@@ -95,6 +106,62 @@ class DurableTask(Task):
         """
         run = runs.current()
         return run.claim.claims if run is not None and run.claim is not None else 0
+
+    def wait(
+        self,
+        reason: str,
+        *,
+        retry_in: float | None = None,
+        until: datetime | None = None,
+        give_up_after: float | None = None,
+    ) -> NoReturn:
+        """Let the task wait for a condition that it found unmet: it is run again from the start, later.
+
+        ``reason`` is shown to people. ``retry_in`` (seconds, 30 by default) or ``until`` says when it is looked at
+        again; ``give_up_after`` (seconds, from the first of consecutive waits) when the task is dead, kind
+        ``timeout``. A wait burns no retry, and holds no worker and no message. What holds after a crash: either the
+        row waits, or the attempt counts as lost and runs again.
+
+        Raises:
+            TaskWaiting: always, to leave the body; let it pass.
+        """
+        attempt = self._attempt(reason)
+        wake = submission.wake_of(self._get_app(), retry_in, until) or After(0.0 if retry_in == 0 else RETRY_IN)
+        attempt.wait(Wait(CONDITION, reason, wake, give_up_after))
+
+    def sleep(self, seconds: float, reason: str) -> None:
+        """Wait for a time, once: a run that comes after it goes on behind it.
+
+        Known by ``reason`` and how often that was slept for in the run before. Holds no worker while it lasts.
+
+        Raises:
+            TaskWaiting: while it lasts, to leave the body; let it pass.
+        """
+        self._attempt(reason).sleep(seconds, reason)
+
+    def wait_for_event(self, name: str, *, timeout: float) -> Any:
+        """Return the payload of an event that ``ledger(app).send_event`` or ``durable send-event`` sends this task.
+
+        One that was sent before the wait is not lost; of several under one name the first counts.
+
+        Raises:
+            TaskWaiting: while it has not arrived, to leave the body; let it pass.
+            WaitTimeout: ``timeout`` seconds have passed since the task first waited for it.
+        """
+        return self._attempt(f"waits for event {name!r}").wait_for_event(name, timeout)
+
+    @property
+    def record(self) -> Record | None:
+        """The task's record as the ledger has it now; None outside a durable run."""
+        attempt = runs.current()
+        return None if attempt is None else wiring.plugin(self._get_app()).ledger.get(attempt.task_id)
+
+    def _attempt(self, reason: str) -> Attempt:
+        """Return the attempt that runs this body; outside of one there is nothing to wait in."""
+        attempt = runs.current()
+        if attempt is None or not attempt.inside:
+            raise TaskWaiting(reason)
+        return attempt
 
     def apply_async(  # noqa: PLR0913, PLR0917 - Celery's signature
         self,
@@ -153,10 +220,8 @@ class DurableTask(Task):
 
         stock["producer"] = Recorder(app, self.name, record)
         try:
-            # Under this guard Celery's result consumers do not subscribe now: with the result store
-            # down that would hang the call. They do so when the result is asked for.
-            with denied_join_result():
-                return super().apply_async(args, kwargs, task_id, **stock, **options)
+            quieten(app.backend)
+            return super().apply_async(args, kwargs, task_id, **stock, **options)
         except submission.Collapsed as met:
             submission.restore_result(app, met.submitted)
             return self.AsyncResult(met.submitted.task_id)

@@ -36,7 +36,14 @@ class Plugin:
         Raises:
             SettingsError: one of them is unknown or makes no sense.
         """
-        return Settings.read({name: self.app.conf[name] for name in self.app.conf if name.startswith("durable_")})
+        conf = self.app.conf
+        given: dict[str, Any] = {}
+        for raw in conf:
+            # In a namespace, as Django's CELERY_, the names carry its prefix, in upper case.
+            name = raw.removeprefix(conf.prefix or "").lower()
+            if name.startswith("durable_"):
+                given[name] = conf[name] if name in conf else conf[raw]
+        return Settings.read(given)
 
     @cached_property
     def ledger(self) -> Ledger:

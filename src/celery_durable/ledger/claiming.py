@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from celery_durable import states
 from celery_durable.errors import LeaseLost
-from celery_durable.ledger.base import Room
 from celery_durable.ledger.moves import Entry, micros
+from celery_durable.ledger.waiting import Waiting
 from celery_durable.records import Claim
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Claiming:
     """The answer to a claim.
 
     ``claim`` is set when it was granted. Else ``why`` is ``absent`` (no row), ``stale`` (an old
-    doorbell), ``busy`` (running or waiting), ``expired``, ``done`` (over, nothing owed), ``owing``
+    doorbell), ``busy`` (running or waiting), ``expired``, ``paused``, ``done`` (over, nothing owed), ``owing``
     (over, its outcome has still to be told) or ``free`` (it changed beneath us: look again), and
     ``row`` is the row as it stands.
     """
@@ -35,7 +35,7 @@ class Claiming:
     row: sa.Row[Any] | None = None
 
 
-class Claims(Room):
+class Claims(Waiting):
     """At most one live claim at a time; a stale one can change nothing."""
 
     def claim(
@@ -53,6 +53,7 @@ class Claims(Room):
         c = self.t.task.c
         where = [c.task_id == task_id, self.in_state(states.QUEUED)]
         where.append(sa.or_(c.deadline_at.is_(None), c.deadline_at > self.dialect.instant_sql))
+        where.append(~self.is_paused())
         if envelope_no is not None:
             where.append(c.envelope_no == envelope_no)
         clock = self.dialect.clock_sql
@@ -92,7 +93,8 @@ class Claims(Room):
         return self.db.run(locked, task_id=task_id)
 
     def _judged(self, where: sa.ColumnElement[bool]) -> sa.Select[Any]:
-        return sa.select(self.t.task, self.dialect.instant_sql.label("now")).where(where)
+        now = self.dialect.instant_sql.label("now")
+        return sa.select(self.t.task, now, self.is_paused().label("paused")).where(where)
 
     def _refused(self, row: sa.Row[Any] | None, token: str, envelope_no: int | None) -> Claiming:
         """Say why a row cannot be claimed, or that it is free; a claim of one's own is a success."""
@@ -202,6 +204,10 @@ class Claims(Room):
             if not rows or not _proven(rows[0], claim):
                 return None
             move = decide(rows[0])
+            event = move.changes.get("wait_event")
+            if event is not None and self._sent(connection, claim.row_id, event):
+                # It arrived while the task made up its mind to wait: nothing else would wake it.
+                move = replace(move, changes=move.changes | {"wake_at": states.After()})
             verb = move.verb
             self.writer.write(connection, rows[0], move, actor=actor)
             return move.to, int(rows[0].aliases)
@@ -281,8 +287,9 @@ def _standing(row: sa.Row[Any], envelope_no: int | None) -> str:
         return "busy"
     if envelope_no is not None and row.envelope_no != envelope_no:
         return "stale"
-    expired = row.deadline_at is not None and row.deadline_at <= row.now
-    return "expired" if expired else "free"
+    if row.deadline_at is not None and row.deadline_at <= row.now:
+        return "expired"
+    return "paused" if row.paused else "free"
 
 
 def _proven(row: sa.Row[Any], claim: Claim) -> bool:

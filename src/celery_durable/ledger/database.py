@@ -132,6 +132,11 @@ class Database:
                     raise
                 if tries >= limit:
                     raise self._unavailable(error, task_id, reached=reached) from error
+            except self.engine.dialect.loaded_dbapi.Error as error:
+                # Raw: SQLAlchemy met a dead connection while it set it up for autocommit.
+                self.dispose()
+                if tries >= CONNECTION_TRIES:
+                    raise self._unavailable(error, task_id, reached=False) from error
             if tries > 1:
                 time.sleep(random.uniform(0, 0.02 * 2**tries))  # noqa: S311 - spreading, not secrecy
 
@@ -139,8 +144,7 @@ class Database:
         cause = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
         outcome = "unknown" if reached else "not recorded"
         return LedgerUnavailable(
-            f"The ledger {self} did not answer ({type(error).__name__}: {cause}). Nothing was published; "
-            "try again with the same task id when the database is back.",
+            f"The ledger {self} did not answer ({type(error).__name__}: {cause}).",
             task_id=task_id,
             outcome=outcome,
         )

@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import exc
 
 from celery_durable.errors import LedgerSchemaError, LedgerUnavailable
@@ -18,6 +14,8 @@ from celery_durable.ledger.database import missing_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from alembic.script import ScriptDirectory
 
     from celery_durable.ledger.database import Database
     from celery_durable.ledger.schema import Tables
@@ -79,14 +77,15 @@ def upgrade(database: Database, tables: Tables) -> tuple[str | None, str]:
     if before is not None and before not in {s.revision for s in scripts.walk_revisions()}:
         check(database, tables)
 
+    from alembic.config import Config  # only here: it costs every start a fifth of a second
+    from alembic.runtime.environment import EnvironmentContext
+
     def work(connection: sa.Connection) -> None:
         with _alone(connection, database):
             context = EnvironmentContext(
                 Config(), scripts, fn=lambda rev, _: scripts._upgrade_revs("head", rev), tables=tables
             )
-            context.configure(
-                connection=connection, version_table=version_table(tables), transactional_ddl=False
-            )
+            context.configure(connection=connection, version_table=version_table(tables), transactional_ddl=False)
             context.run_migrations(prefix=tables.prefix)
 
     try:
@@ -122,7 +121,9 @@ def _alone(connection: sa.Connection, database: Database) -> Iterator[None]:
 
 
 def _scripts() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
     return ScriptDirectory(str(Path(__file__).parent / "migrations"))
 
 
-__all__ = ["HEAD", "MigrationContext", "check", "revision", "upgrade", "version_table"]
+__all__ = ["HEAD", "check", "revision", "upgrade", "version_table"]

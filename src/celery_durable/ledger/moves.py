@@ -60,7 +60,8 @@ class Writer:
         order: sa.ColumnElement[Any] | None = None,
     ) -> Sequence[sa.Row[Any]]:  # fmt: skip
         """Lock rows; with a limit, only those that nobody else holds (one locked row stops no sweep)."""
-        query = sa.select(*(columns or self.t.task.c)).where(*where)
+        seen = columns or (*self.t.task.c, self.dialect.instant_sql.label("now"))
+        query = sa.select(*seen).where(*where)
         if order is not None:
             query = query.order_by(order)
         if limit:
@@ -79,9 +80,22 @@ class Writer:
                 "queue": queue_of(move.envelope), "envelope_no": row.envelope_no + 1,
             }  # fmt: skip
         connection.execute(sa.update(self.t.task).where(self.t.task.c.id == row.id).values(values))
+        if move.sleep:
+            self._remember_sleep(connection, row, move.sleep, values["wake_at"])
         if move.failure is not None:
             self.failure(connection, row.id, row.claims, move.failure)
         self.note(connection, row.id, Entry(move.verb, row.state, move.to, row.claims, actor, move.reason))
+
+    def _remember_sleep(self, connection: sa.Connection, row: sa.Row[Any], name: str, until: Any) -> None:
+        """Remember that a sleep was begun and when it ends; one that was begun before keeps its end."""
+        step = self.t.step
+        known = sa.select(step.c.name).where(step.c.task_row == row.id, step.c.name == name)
+        if connection.execute(known).first() is None:
+            connection.execute(
+                sa.insert(step).values(
+                    task_row=row.id, name=name, claim=row.claims, started_at=self.dialect.clock_sql, finished_at=until
+                )
+            )
 
     def failure(self, connection: sa.Connection, row_id: int, claim: int, failure: Failure) -> None:
         """Write a failure row."""
@@ -90,7 +104,10 @@ class Writer:
                 task_row=row_id, claim=claim, kind=failure.kind, exception=failure.exception[:255],
                 message=failure.message, traceback=failure.traceback, fingerprint=failure.fingerprint,
                 retryable=int(failure.retryable), retry_at=failure.retry_at, worker=failure.worker,
-                pid=failure.pid, occurred_at=self.dialect.clock_sql,
+                pid=failure.pid, host=failure.host, verdict=failure.verdict, causes=failure.causes,
+                arguments=failure.arguments, runtime_micros=failure.runtime_micros,
+                memory_bytes=failure.memory_bytes, code_version=failure.code_version,
+                occurred_at=self.dialect.clock_sql,
             )
         )  # fmt: skip
 

@@ -8,10 +8,10 @@ import sqlalchemy as sa
 
 from celery_durable import failures, states
 from celery_durable.errors import NoSuchTask
-from celery_durable.ledger.base import Room
+from celery_durable.ledger.waiting import Waiting
 
 
-class Operating(Room):
+class Operating(Waiting):
     """Moves that a person or a program asks for."""
 
     def cancel_row(self, row_id: int, reason: str, *, actor: str) -> str:
@@ -33,13 +33,18 @@ class Operating(Room):
             self.wake_aliases(row_id)
         return state
 
-    def replay_row(self, row_id: int, reason: str, *, actor: str) -> bool:
-        """Queue a dead or cancelled row again; False when it is in another state (replayed already)."""
+    def replay_row(self, row_id: int, reason: str, *, actor: str, fresh: bool = False) -> bool:
+        """Queue a dead or cancelled row again; False when it is in another state (replayed already).
+
+        It goes on where it stopped; ``fresh`` forgets its steps, sleeps and received events.
+        """
 
         def work(connection: sa.Connection) -> bool:
             row = self._locked(connection, row_id)
             if row.state not in {states.DEAD, states.CANCELLED}:
                 return False
+            if fresh:
+                self.forget(connection, row.id)
             move = states.replay(reason) if row.duplicate_of is None else states.replay_alias(reason)
             self.writer.write(connection, row, move, actor=actor)
             return True

@@ -147,5 +147,7 @@ def _failure(row: sa.Row[Any]) -> Failure:
     return Failure(
         kind=row.kind, exception=row.exception, message=row.message, traceback=row.traceback,
         fingerprint=row.fingerprint, retryable=bool(row.retryable), retry_at=row.retry_at, worker=row.worker,
-        pid=row.pid, claim=row.claim, occurred_at=row.occurred_at,
+        pid=row.pid, claim=row.claim, occurred_at=row.occurred_at, host=row.host, verdict=row.verdict,
+        causes=row.causes, arguments=row.arguments, runtime_micros=row.runtime_micros,
+        memory_bytes=row.memory_bytes, code_version=row.code_version,
     )  # fmt: skip

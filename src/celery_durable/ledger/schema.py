@@ -69,6 +69,9 @@ class Tables:
     task: sa.Table
     failure: sa.Table
     event: sa.Table
+    step: sa.Table
+    signal: sa.Table
+    pause: sa.Table
     worker: sa.Table
     prefix: str
 
@@ -88,6 +91,16 @@ def _partial(name: str, column: sa.Column[int], state: str) -> tuple[sa.Index, s
     partial = sa.Index(name, column, postgresql_where=where, sqlite_where=where)
     partial.ddl_if(callable_=_has_partial)
     composite = sa.Index(f"{name}_state", table.c.state, column)
+    composite.ddl_if(callable_=_lacks_partial)
+    return partial, composite
+
+
+def _deadline(name: str, column: sa.Column[int]) -> tuple[sa.Index, sa.Index]:
+    """Deadlines of what is not over: partial where the database has that, led by ``finished_at`` where not."""
+    table = column.table
+    partial = sa.Index(name, column, **_where("deadline_at IS NOT NULL AND finished_at IS NULL"))
+    partial.ddl_if(callable_=_has_partial)
+    composite = sa.Index(f"{name}_finished", table.c.finished_at, column)
     composite.ddl_if(callable_=_lacks_partial)
     return partial, composite
 
@@ -148,12 +161,17 @@ def tables(prefix: str) -> Tables:
         column("wait_reason", text()),
         column("wait_since", Micros),
         column("wake_at", Micros),
+        column("wait_event", text(255)),
+        column("waiting_from", Micros),
+        column("give_up_at", Micros),
+        column("waits", sa.Integer, nullable=False, server_default="0"),
         column("failure_kind", text(32)),
         column("continuation_pending", text(36)),
         column("cancel_requested_at", Micros),
         column("cancel_reason", text()),
         column("result", Blob),
         column("result_type", text(255)),
+        column("observed", sa.SmallInteger, nullable=False, server_default="0"),
         *(sa.CheckConstraint(rule, name=f"{prefix}{name}") for name, rule in TASK_CHECKS.items()),
         **options,
     )  # fmt: skip
@@ -162,11 +180,7 @@ def tables(prefix: str) -> Tables:
     sa.Index(f"{prefix}task_key_digest", c.key_digest, unique=True)
     sa.Index(f"{prefix}task_publish_at", c.publish_at, **_where("publish_at IS NOT NULL"))
     sa.Index(f"{prefix}task_finished_at", c.finished_at, **_where("finished_at IS NOT NULL"))
-    sa.Index(
-        f"{prefix}task_deadline_at",
-        c.deadline_at,
-        **_where("deadline_at IS NOT NULL AND finished_at IS NULL"),
-    )
+    _deadline(f"{prefix}task_deadline_at", c.deadline_at)
     sa.Index(f"{prefix}task_duplicate_of", c.duplicate_of, **_where("duplicate_of IS NOT NULL"))
     sa.Index(f"{prefix}task_live", c.state, c.queue, c.id, **_where("finished_at IS NULL"))
     sa.Index(f"{prefix}task_key", c.idempotency_key)
@@ -186,8 +200,17 @@ def tables(prefix: str) -> Tables:
         column("retry_at", Micros),
         column("worker", text(255), nullable=False),
         column("pid", sa.Integer),
+        column("host", text(255)),
+        column("verdict", text()),
+        column("causes", text()),
+        column("arguments", text()),
+        column("runtime_micros", sa.BigInteger),
+        column("memory_bytes", sa.BigInteger),
+        column("code_version", text(255)),
         column("occurred_at", Micros, nullable=False),
         sa.Index(f"{prefix}failure_task_row", "task_row"),
+        sa.Index(f"{prefix}failure_fingerprint", "fingerprint"),
+        sa.Index(f"{prefix}failure_occurred_at", "occurred_at"),
         **options,
     )  # fmt: skip
     event = sa.Table(
@@ -202,6 +225,37 @@ def tables(prefix: str) -> Tables:
         column("actor", text(255), nullable=False),
         column("reason", text(), nullable=False),
         sa.Index(f"{prefix}event_task_row", "task_row"),
+        **options,
+    )  # fmt: skip
+    step = sa.Table(
+        f"{prefix}step", meta,
+        column("task_row", sa.BigInteger, primary_key=True, autoincrement=False),
+        column("name", text(255), primary_key=True),
+        column("claim", sa.Integer, nullable=False),
+        column("result", Blob),
+        column("result_type", text(255)),
+        column("started_at", Micros, nullable=False),
+        column("finished_at", Micros),
+        **options,
+    )  # fmt: skip
+    signal = sa.Table(
+        f"{prefix}signal", meta,
+        column("task_row", sa.BigInteger, primary_key=True, autoincrement=False),
+        column("name", text(255), primary_key=True),
+        column("payload", text(), nullable=False),
+        column("sent_at", Micros, nullable=False),
+        column("sent_by", text(255), nullable=False),
+        **options,
+    )  # fmt: skip
+    pause = sa.Table(
+        f"{prefix}pause", meta,
+        column("kind", text(8), primary_key=True),
+        column("target", text(255), primary_key=True),
+        column("reason", text(), nullable=False),
+        column("actor", text(255), nullable=False),
+        column("since", Micros, nullable=False),
+        column("until", Micros),
+        sa.CheckConstraint("kind IN ('task','queue')", name=f"{prefix}pause_kind"),
         **options,
     )  # fmt: skip
     worker = sa.Table(
@@ -219,7 +273,7 @@ def tables(prefix: str) -> Tables:
         column("lease_micros", sa.BigInteger, nullable=False),
         **options,
     )  # fmt: skip
-    return Tables(meta, ledger, task, failure, event, worker, prefix)
+    return Tables(meta, ledger, task, failure, event, step, signal, pause, worker, prefix)
 
 
 def _where(condition: str) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class Submitting(Room):
                 state = str(values["state"])
                 return Submitted("new", row_id, sub.task_id, state, publish=state == states.QUEUED)
             # A conflict is judged in a new transaction: this one may see an old state (PROTOCOL 19).
-            found = self.db.run(lambda c: self._conflict(c, sub, on_conflict, actor), task_id=sub.task_id)
+            found = self.db.run(lambda c: self._conflict(c, sub, on_conflict, actor, verb), task_id=sub.task_id)
             if found is not None:
                 return found
         raise TaskIdConflict(f"{sub.task}: the key {sub.key!r} keeps changing hands; submit again.")
@@ -106,7 +106,7 @@ class Submitting(Room):
             "idempotency_key": sub.key, "queue": queue_of(sub.envelope), "priority": sub.priority,
             "broker": sub.broker, "root_id": sub.root_id, "parent_id": sub.parent_id, "envelope_no": 1,
             "envelope": sub.envelope.meta(), "body": sub.envelope.body, "max_losses": sub.max_losses,
-            "on_loss": sub.on_loss, "owes": int(sub.owes), "deadline_at": sub.deadline_at,
+            "on_loss": sub.on_loss, "retries": sub.retries, "owes": int(sub.owes), "deadline_at": sub.deadline_at,
             "submitted_at": states.After(), "submitted_by": sub.submitted_by[:255],
         }  # fmt: skip
         if sub.wake is None:
@@ -155,7 +155,9 @@ class Submitting(Room):
         key = result.inserted_primary_key
         return int(key[0]) if key else None
 
-    def _conflict(self, connection: sa.Connection, sub: Submission, on_conflict: str, actor: str) -> Submitted | None:
+    def _conflict(
+        self, connection: sa.Connection, sub: Submission, on_conflict: str, actor: str, verb: str
+    ) -> Submitted | None:
         """Judge a submission whose id or key is there; None when it is gone again."""
         c = self.t.task.c
         own = self.writer.lock(connection, c.task_id == sub.task_id)
@@ -166,13 +168,13 @@ class Submitting(Room):
             return None
         first = held[0]
         if first.state in {states.DEAD, states.CANCELLED}:
-            replayed = self._resubmit(connection, first, sub, actor)
+            replayed = self._resubmit(connection, first, sub.alone or sub, actor)
             if not sub.awaited:
                 return replayed
         elif on_conflict == "raise" and not self._brought_back(connection, first.id, sub):
             raise KeyConflict(sub.task, sub.key, first.task_id, first.state)
         if sub.awaited:
-            return self._alias(connection, first, sub, actor)
+            return self._alias(connection, first, sub, actor, verb)
         return Submitted(
             "existing", first.id, first.task_id, first.state, first.envelope_no,
             result=first.result, result_type=first.result_type,
@@ -218,7 +220,9 @@ class Submitting(Room):
         self.writer.write(connection, first, replace(move, changes=changes), actor=actor)
         return Submitted("replayed", first.id, first.task_id, move.to, first.envelope_no + 1, publish=publish)
 
-    def _alias(self, connection: sa.Connection, first: sa.Row[Any], sub: Submission, actor: str) -> Submitted:
+    def _alias(
+        self, connection: sa.Connection, first: sa.Row[Any], sub: Submission, actor: str, verb: str
+    ) -> Submitted:
         """Give a submission that is awaited under its own id a row that follows the holder of its key."""
         wake = states.After(0 if first.state in states.TERMINAL else states.FOLLOW_INTERVAL)
         waiting = states.into_waiting(states.DUPLICATE, f"{first.task_id} holds the same key", wake)
@@ -235,7 +239,7 @@ class Submitting(Room):
         connection.execute(
             sa.update(self.t.task).where(self.t.task.c.id == first.id).values(aliases=self.t.task.c.aliases + 1)
         )
-        row_id = self._insert(connection, values, "submit", actor, f"alias of {first.task_id}")
+        row_id = self._insert(connection, values, verb, actor, f"alias of {first.task_id}")
         if row_id is None:  # the same id came twice at once
             raise TaskIdConflict(f"The task id {sub.task_id!r} is being submitted twice at once; try again.")
         return Submitted("alias", row_id, sub.task_id, states.WAITING)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -10,8 +10,8 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from celery_durable import failures, states
-from celery_durable.ledger.base import Room
 from celery_durable.ledger.moves import micros
+from celery_durable.ledger.waiting import Waiting
 from celery_durable.records import Envelope
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Ring:
     envelope: Envelope
 
 
-class Sweeping(Room):
+class Sweeping(Waiting):
     """Released waits, expired leases and deadlines, rung doorbells."""
 
     def glance(self, broker: str) -> Glance:
@@ -74,8 +74,11 @@ class Sweeping(Room):
             c.wake_at <= self.dialect.instant_sql,
             c.wait_kind != states.DUPLICATE,
         )
+        held = sa.and_(c.wait_kind == states.PAUSED, self.is_paused())
 
         def work(connection: sa.Connection) -> int:
+            later = self.dialect.clock_sql + micros(states.PAUSE_INTERVAL)
+            connection.execute(sa.update(self.t.task).where(*due, held).values(wake_at=later))
             rows = self.writer.lock(
                 connection, *due, columns=(c.id, c.claims, c.wait_kind), limit=limit, order=c.wake_at
             )
@@ -134,7 +137,12 @@ class Sweeping(Room):
     def _take_outcome(self, connection: sa.Connection, row: sa.Row[Any], first: sa.Row[Any] | None, actor: str) -> None:
         owes = bool(row.owes)
         if first is None:
+            gone = failures.loss(
+                "rejected", "celery_durable.RowMissing", "the row that held the same key is gone",
+                worker="", pid=None, claim=row.claims,
+            )  # fmt: skip
             move = states.follow(states.DEAD, "rejected", uuid4().hex, owes=owes, first="a row that is gone")
+            move = replace(move, failure=gone)
         else:
             move = states.follow(first.state, first.failure_kind, uuid4().hex, owes=owes, first=first.task_id)
             outcome = {"result": first.result, "result_type": first.result_type}

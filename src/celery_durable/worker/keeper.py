@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from celery_durable import failures, signals
 from celery_durable.errors import LedgerError
 from celery_durable.ledger import Presence
-from celery_durable.worker.forkgate import gate
+from celery_durable.worker.forkgate import before_fork, gate
 from celery_durable.worker.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ class Keeper:
     def begin(self) -> None:
         """Start the thread."""
         if self._thread is None:
+            before_fork(self.ledger.db.dispose)
             self._thread = threading.Thread(target=self._live, name="celery-durable", daemon=True)
             self._thread.start()
 
