@@ -1,0 +1,238 @@
+"""The migrated schema is the one that the code describes; a foreign one is refused with the fix."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from celery_durable.errors import LedgerSchemaError
+from celery_durable.ledger import migrating
+from celery_durable.ledger.schema import tables
+from tests.ledger.kit import Background, cancelled, opened, queued, row_of, running, transaction, until_blocked
+
+ROOT = Path(__file__).parents[2]
+MIGRATE = """
+import sys
+from celery_durable.ledger import Ledger
+from celery_durable.settings import Settings
+ledger = Ledger.open(Settings(ledger_url=sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+print(ledger.migrate()[1], ledger.uuid, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def fresh(ledger_url):
+    """A ledger on an empty database."""
+    ledger = opened(ledger_url)
+    yield ledger
+    ledger.db.dispose()
+
+
+def test_alembic_sees_no_difference(ledger):
+    with ledger.db.connection() as connection:
+
+        def is_ours(thing, name, kind, *_):
+            if kind == "index" and thing._ddl_if is not None:  # made for some dialects only
+                return thing._ddl_if.callable_(None, thing, None, dialect=connection.dialect)
+            return not (kind == "table" and name.endswith("version"))
+
+        options = {"compare_type": True, "compare_server_default": True, "include_object": is_ours}
+        context = MigrationContext.configure(connection, opts=options)
+
+        assert compare_metadata(context, ledger.t.metadata) == []
+
+
+def test_the_migrations_make_what_the_code_describes(ledger):
+    """Text for text as the database tells it: columns, collations, defaults, CHECKs, indexes and their conditions."""
+    twin = tables("twin_")
+    with ledger.db.connection() as connection:
+        twin.metadata.create_all(connection)
+    try:
+        described = {name.replace("twin_", "durable_"): text for name, text in told(ledger, "twin_").items()}
+        migrated = told(ledger, "durable_")
+        migrated.pop("durable_version")
+        assert migrated == described
+    finally:
+        with ledger.db.connection() as connection:
+            twin.metadata.drop_all(connection)
+
+
+def told(ledger, prefix):
+    """What the database itself says about our tables: table -> its definition."""
+    with ledger.db.connection(read_only=True) as connection:
+        names = [n for n in sa.inspect(connection).get_table_names() if n.startswith(prefix)]
+        return {
+            n: sorted(s.replace(prefix, "durable_") for s in DEFINITIONS[ledger.dialect.name](connection, n))
+            for n in names
+        }
+
+
+def _sqlite(connection, name):
+    rows = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL", (name,))
+    return [" ".join(r.sql.split()) for r in rows]
+
+
+def _mariadb(connection, name):
+    text = connection.exec_driver_sql(f"SHOW CREATE TABLE {name}").one()[1]
+    return re.sub(r" AUTO_INCREMENT=\d+", "", text).replace(",\n", "\n").splitlines()
+
+
+def _postgresql(connection, name):
+    columns = (
+        "SELECT column_name || ' ' || data_type || ' ' || coalesce(character_maximum_length::text, '') || ' ' ||"
+        " is_nullable || ' ' || coalesce(column_default, '')"
+        f" FROM information_schema.columns WHERE table_name = '{name}'"
+    )
+    indexes = f"SELECT indexdef FROM pg_indexes WHERE tablename = '{name}'"
+    checks = f"SELECT conname || pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = '{name}'::regclass"
+    return [row[0] for query in (columns, indexes, checks) for row in connection.exec_driver_sql(query)]
+
+
+DEFINITIONS = {"sqlite": _sqlite, "mysql": _mariadb, "postgresql": _postgresql}
+
+
+def test_head_is_the_newest_script():
+    assert migrating._scripts().get_current_head() == migrating.HEAD
+
+
+def test_migrating_makes_a_schema_and_again_changes_nothing(fresh):
+    assert fresh.migrate() == (None, migrating.HEAD)
+    identity = fresh.uuid
+
+    assert fresh.migrate() == (migrating.HEAD, migrating.HEAD)
+    assert fresh.uuid == identity
+
+
+def test_sqlite_migrates_itself_and_a_server_says_what_to_run(fresh):
+    if fresh.dialect.name == "sqlite":
+        fresh.ready()
+        assert migrating.revision(fresh.db, fresh.t) == migrating.HEAD
+    else:
+        with pytest.raises(LedgerSchemaError, match="durable migrate") as caught:
+            fresh.ready()
+        assert fresh.db.url.database in str(caught.value)
+
+
+def test_verbs_on_an_empty_database_say_what_to_run(fresh):
+    with pytest.raises(LedgerSchemaError, match="durable migrate"):
+        queued(fresh)
+
+
+def test_a_newer_schema_asks_for_a_newer_package(fresh):
+    fresh.migrate()
+    stamp(fresh, "9999")
+
+    for refuse in (fresh.ready, fresh.migrate):
+        with pytest.raises(LedgerSchemaError, match=r"version 9999.*needs 0001.*upgrade the package"):
+            refuse()
+
+
+def test_an_older_schema_asks_for_a_migration(ledger, monkeypatch):
+    monkeypatch.setattr(migrating, "HEAD", "0002")
+
+    with pytest.raises(LedgerSchemaError, match=r"version 0001.*needs 0002.*durable migrate"):
+        migrating.check(ledger.db, ledger.t)
+
+
+def stamp(ledger, version):
+    ledger.db.run(lambda c: c.exec_driver_sql(f"UPDATE durable_version SET version_num = '{version}'"))
+
+
+def test_a_password_is_never_told():
+    ledger = opened("postgresql://shop:s3cret@127.0.0.1:1/shop")
+
+    with pytest.raises(Exception, match=r"127\.0\.0\.1") as caught:
+        ledger.ready()
+    assert "s3cret" not in str(caught.value)
+    assert type(caught.value).__name__ == "LedgerUnavailable"
+
+
+def test_two_processes_that_migrate_at_once_make_one_schema(ledger_url):
+    command = [sys.executable, "-c", MIGRATE, ledger_url]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(2)]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            tell(process)
+        # Both stay alive until both are done: neither may wait for the other to leave.
+        answers = [Background(p.stdout.readline).answer(20) for p in processes]
+        assert answers[0] == answers[1]
+        assert answers[0].startswith(migrating.HEAD)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def tell(process):
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_a_migration_that_was_killed_half_way_can_be_run_again(fresh):
+    """Where DDL commits by itself, tables may be there while no version says so."""
+    fresh.migrate()
+    identity = fresh.uuid
+    fresh.db.run(lambda c: c.exec_driver_sql("DELETE FROM durable_version"))
+
+    if fresh.dialect.name == "mysql":
+        assert fresh.migrate() == (None, migrating.HEAD)
+        assert fresh.uuid == identity
+    else:
+        pytest.skip(f"{fresh.dialect.name} rolls DDL back")
+
+
+def test_the_readable_view_shows_times_to_people(ledger):
+    claim, other = running(ledger), cancelled(ledger)
+    view = sa.table(
+        "durable_task_readable", *(sa.column(n) for n in ("id", "submitted_at", "finished_at", "lease_expires_at"))
+    )
+
+    found = {r.id: r for r in ledger.db.run(lambda c: c.execute(sa.select(view)).all(), read_only=True)}
+
+    row, told_row = row_of(ledger, claim.row_id), found[claim.row_id]
+    assert _micros(told_row.submitted_at) == pytest.approx(row.submitted_at, abs=1000)
+    assert _micros(told_row.lease_expires_at) == pytest.approx(row.lease_expires_at, abs=1000)
+    assert told_row.finished_at is None
+    assert found[other.row_id].finished_at is not None
+
+
+def _micros(shown):
+    from datetime import datetime, timezone
+
+    moment = datetime.fromisoformat(shown) if isinstance(shown, str) else shown
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp() * 1e6
+
+
+def test_a_verb_waits_for_a_migration_only_where_it_must(ledger):
+    """A migration that finds nothing to do takes no lock that stops work."""
+    if ledger.dialect.name != "postgresql":
+        pytest.skip("PostgreSQL's advisory lock")
+    with transaction(ledger) as connection:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(migrating._LOCK)))
+        assert ledger.migrate() == (migrating.HEAD, migrating.HEAD)
+        assert queued(ledger).outcome == "new"
+
+
+def test_a_second_migration_waits_for_the_first(fresh):
+    if fresh.dialect.name != "postgresql":
+        pytest.skip("seen in pg_stat_activity")
+    with transaction(fresh) as connection:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(migrating._LOCK)))
+        second = Background(fresh.migrate)
+        until_blocked(fresh)
+        assert migrating.revision(fresh.db, fresh.t) is None
+
+    assert second.answer() == (None, migrating.HEAD)
