@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from celery_durable import classify_databases as databases
 from celery_durable import classify_readers as readers
-from celery_durable.classify_readers import PERMANENT, TIMEOUT, TRANSIENT, UNCLASSIFIED, Finding, first, look
+from celery_durable.classify_readers import PERMANENT, TIMEOUT, TRANSIENT, UNCLASSIFIED, Finding, look
 from celery_durable.failures import qualified_name
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ def find(exc: BaseException, depth: int = 0) -> Finding | None:
 
 def _inside(exc: BaseException, name: str, depth: int) -> Finding | None:
     """Judge a wrapper by what it wraps."""
-    places = (look(exc, "orig"), exc.__cause__, look(exc, "reason"), first(exc.args))
+    kwargs = look(exc, "kwargs")  # botocore
+    error = kwargs.get("error") if isinstance(kwargs, dict) else None
+    places = (look(exc, "orig"), exc.__cause__, look(exc, "reason"), error, *exc.args[:3])
     inner = next((place for place in places if isinstance(place, BaseException) and place is not exc), None)
     found = find(inner, depth + 1) if inner is not None and depth < MAX_DEPTH else None
     return None if found is None else found._replace(why=f"{found.why}, inside {name}")

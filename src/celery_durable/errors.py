@@ -13,6 +13,7 @@
     ├── LedgerError
     │   ├── LedgerUnavailable       the database did not answer
     │   └── LedgerSchemaError       no tables, or those of another version
+    ├── BadRequest              what was asked of the ledger cannot be done as it was asked
     ├── WaitTimeout             what a task waited for did not come in time
     ├── LeaseLost               another claim took over; this attempt changes nothing
     └── NoSuchTask              a REF that names no row, or more than one
@@ -88,6 +89,10 @@ class LedgerUnavailable(LedgerError):
 
 class LedgerSchemaError(LedgerError):
     """The ledger's tables are missing or belong to another version of celery-durable."""
+
+
+class BadRequest(DurableError, ValueError):
+    """What was asked of the ledger makes no sense: an event's payload, what to pause, which tasks to replay."""
 
 
 class WaitTimeout(DurableError, TimeoutError):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MAX_MESSAGE, MAX_TRACEBACK = 4_000, 64_000
 #: How many of the innermost user frames make a fingerprint.
 FINGERPRINT_FRAMES = 3
+#: How many exceptions of a cause chain are kept.
+MAX_CAUSES = 10
 
 _LIBRARIES = tuple(
     os.path.realpath(p) + os.sep
@@ -48,6 +50,20 @@ def loss(kind: str, exception: str, message: str, *, worker: str, pid: int | Non
         kind=kind, exception=exception, message=message, fingerprint=_digest([exception]), retryable=True,
         worker=worker, pid=pid, claim=claim,
     )  # fmt: skip
+
+
+def causes(exc: BaseException) -> list[dict[str, str]]:
+    """Tell what an exception was raised from, the nearest first."""
+    told: list[dict[str, str]] = []
+    seen = {id(exc)}
+    while len(told) < MAX_CAUSES:
+        before = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
+        if before is None or id(before) in seen:
+            break
+        seen.add(id(before))
+        told.append({"exception": qualified_name(type(before)), "message": storable(_message(before))[:1000]})
+        exc = before
+    return told
 
 
 def memory() -> int | None:

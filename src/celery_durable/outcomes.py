@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -12,6 +13,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.time import get_exponential_backoff_interval
 
 from celery_durable import classify, failures, states, submission
+from celery_durable.secrecy import Secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +42,7 @@ class Outcomes:
         """Bind to an attempt; ``owes`` says that somebody waits for its outcome."""
         self._side, self._task, self._note = delivery.side, delivery.task, delivery.note
         self._claim, self._owes = claim, owes
+        self._delivery = delivery
         self._began = time.monotonic()
 
     def of(self, exc: Exception, captured: tuple[Envelope, states.When | None] | None) -> Outcome:
@@ -67,6 +70,7 @@ class Outcomes:
 
     def waits(self, wait: states.Wait) -> Outcome:
         """Let the task wait, or give up if it has waited long enough."""
+        wait = replace(wait, reason=Secrets.of(self._delivery).scrub(wait.reason))
         given_up = failures.loss(
             "timeout", "celery_durable.errors.WaitTimeout", f"gave up waiting: {wait.reason}",
             worker=self._note.worker, pid=os.getpid(), claim=self._claim.claims,
@@ -134,7 +138,7 @@ class Outcomes:
         if not exc.requeue:
             return self._failed(exc, classify.Verdict("rejected", retryable=False, why="the task rejected its message"))
         verdict = classify.Verdict("rejected", retryable=True, why="the task asked for a requeue")
-        reason = f"rejected with requeue: {exc.reason}"
+        reason = f"rejected with requeue: {self._described(exc, verdict).message}"
         retry = states.Retry(states.After(REQUEUE_DELAY), reason, self._claim.retries, kind="requeue")
         return self._failed(exc, verdict, retry)
 
@@ -163,7 +167,15 @@ class Outcomes:
         failure = failures.describe(
             exc, verdict.kind, worker=self._note.worker, claim=self._claim.claims, retryable=verdict.retryable
         )
-        return replace(self._located(failure), verdict=verdict.why)
+        secret = Secrets.of(self._delivery)
+        return replace(
+            self._located(failure),
+            verdict=verdict.why,
+            message=secret.scrub(failure.message),
+            traceback=secret.scrub(failure.traceback),
+            causes=secret.scrub(json.dumps(failures.causes(exc))),
+            arguments=secret.shown(),
+        )
 
     def _located(self, failure: Failure) -> Failure:
         """Add where, how long and how large the attempt was, and which code it ran."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import secrets
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,12 @@ def isotime(micros: int | None) -> str | None:
     return datetime.fromtimestamp(micros / 1_000_000, timezone.utc).isoformat(timespec="milliseconds")
 
 
+def _masked(body: bytes, seal: str) -> bytes:
+    """Mask, or unmask, with a stream made of the seal."""
+    stream = hashlib.shake_256(seal.encode()).digest(len(body))
+    return (int.from_bytes(body, "big") ^ int.from_bytes(stream, "big")).to_bytes(len(body), "big")
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """A task message as the broker gets it: enough to send the same bytes again.
@@ -38,6 +46,18 @@ class Envelope:
     exchange: str
     routing_key: str
     declare: tuple[dict[str, Any], ...] = ()
+    seal: str = ""
+
+    def sealed(self) -> Envelope:
+        """Return the message with its body to be stored unreadable: it holds what the task calls a secret.
+
+        This keeps secrets out of dumps, logs and screens. It is no encryption: who has the row can undo it.
+        """
+        return self if self.seal else replace(self, seal=secrets.token_hex(16))
+
+    def stored_body(self) -> bytes:
+        """Return the body as the ledger keeps it."""
+        return _masked(self.body, self.seal) if self.seal else self.body
 
     def meta(self) -> str:
         """All but the body, as JSON."""
@@ -50,6 +70,7 @@ class Envelope:
                 "exchange": self.exchange,
                 "routing_key": self.routing_key,
                 "declare": list(self.declare),
+                "seal": self.seal,
             },
             default=str,
             separators=(",", ":"),
@@ -67,7 +88,8 @@ class Envelope:
         """Rebuild an envelope from its two columns."""
         fields = json.loads(meta)
         fields["declare"] = tuple(fields["declare"])
-        return cls(body=bytes(body), **fields)
+        seal = fields.get("seal", "")
+        return cls(body=_masked(bytes(body), seal) if seal else bytes(body), **fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +272,35 @@ class Record:
             "finished_at": isotime(self.finished_at), "lease": lease, "wait": wait,
             "failure": self.failure.as_json() if self.failure else None,
             "result": self.decoded_result(), "progress": None,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A task or queue that an operator holds back; times in microseconds."""
+
+    kind: str
+    target: str
+    reason: str
+    actor: str
+    since: int
+    until: int | None
+    now: int
+
+    @property
+    def sentence(self) -> str:
+        """Who holds what back, and why."""
+        return f"{self.kind} '{self.target}' is paused by {self.actor}: {self.reason}"
+
+    def concerns(self, task: str, queue: str) -> bool:
+        """Whether it holds back a task of this name in this queue."""
+        return self.target == (task if self.kind == "task" else queue)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON form of a pause."""
+        return {
+            "kind": self.kind, "target": self.target, "reason": self.reason, "actor": self.actor,
+            "since": isotime(self.since), "until": isotime(self.until),
         }  # fmt: skip
 
 

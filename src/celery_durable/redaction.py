@@ -25,6 +25,7 @@ from celery_durable.redaction_shown import Shown, bounded, guarded
 from celery_durable.redaction_text import (
     EVERYTHING,
     MAX_SECRETS,
+    MAX_TEXT,
     MIN_SECRET,
     REDACTED,
     SCHEMES,
@@ -39,7 +40,17 @@ from celery_durable.redaction_text import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["REDACTED", "arguments", "scrub", "scrub_patterns", "secrets_of", "shown", "suspect"]
+__all__ = [
+    "EVERYTHING",
+    "MAX_TEXT",
+    "REDACTED",
+    "arguments",
+    "scrub",
+    "scrub_patterns",
+    "secrets_of",
+    "shown",
+    "suspect",
+]
 
 #: How deep and how far values are shown, and how far secrets are looked for in them.
 MAX_DEPTH, MAX_NODES = 12, 5_000
@@ -239,9 +250,9 @@ class _Copier:
     def copy(self, value: Any, name: Any = None) -> Any:
         """Copy a value that stands under a name."""
         self._nodes += 1
-        if _hidden(name, value, self._declared):
-            return REDACTED
         try:
+            if _hidden(name, value, self._declared):
+                return REDACTED
             parts = _parts(value)
             return _leaf(value) if parts is None else self._compound(value, parts)
         except Exception:  # noqa: BLE001 - an object that cannot be read is not shown

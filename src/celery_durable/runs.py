@@ -22,6 +22,7 @@ from celery_durable.attempt import Attempt
 from celery_durable.control import LedgerDown, Unclaimed
 from celery_durable.delivery import Delivery, Note, SoftLimitGuard
 from celery_durable.errors import LedgerUnavailable
+from celery_durable.secrecy import TRACE_LOGGER, LogScrubber
 from celery_durable.telling import Telling
 from celery_durable.wiring import plugin
 
@@ -38,6 +39,14 @@ logger = logging.getLogger(__name__)
 _ROUNDS = 3
 
 _stack = LocalStack()
+
+
+def _in_hand() -> Delivery | None:
+    run: Attempt | Telling | None = _stack.top
+    return None if run is None else run.delivery
+
+
+logging.getLogger(TRACE_LOGGER).addFilter(LogScrubber(_in_hand))
 
 
 def current() -> Attempt | None:
@@ -102,7 +111,7 @@ def _admitted(delivery: Delivery, guard: SoftLimitGuard) -> Attempt | Telling | 
         if answer.why == "free":
             continue
         if answer.why == "paused":
-            ledger.hold(1, task_id=delivery.uuid)
+            ledger.hold(delivery.uuid)
         if answer.row is not None:
             owing = answer.why == "owing"
             return Telling(delivery, answer.row) if owing else f"its row is {answer.row.state} ({answer.why})"

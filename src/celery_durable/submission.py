@@ -6,6 +6,7 @@ import inspect
 import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from celery import states as celery_states
@@ -13,7 +14,7 @@ from celery.backends.base import DisabledBackend
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.serialization import dumps, loads
 
-from celery_durable import keys
+from celery_durable import keys, redaction
 from celery_durable.errors import LedgerUnavailable
 from celery_durable.outbox import GivenPublisher, checked_size, moment, uncontinued
 from celery_durable.records import Submission
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from celery_durable.wiring import Plugin
 
 logger = logging.getLogger(__name__)
+
+#: How many values of a call's arguments are looked at before it is taken to hold secrets.
+MAX_LOOKED_AT = 2_000
 
 #: Types that every serializer hands over as they are.
 _SAME_ON_BOTH_SIDES = frozenset({str, int, float, bool, type(None)})
@@ -89,6 +93,7 @@ def compose(task: DurableTask, envelope: Envelope, body: Any, call: Call = Call(
     checked_size(task.name, envelope, side.settings.max_message_bytes)
     chained = any((embed or {}).get(n) for n in ("callbacks", "errbacks", "chain", "chord"))
     ignored = ignores_result(task, headers)
+    envelope = sealed(task, envelope, args, kwargs)
     submission = Submission(
         task_id=task_id,
         task=task.name,
@@ -118,6 +123,41 @@ def compose(task: DurableTask, envelope: Envelope, body: Any, call: Call = Call(
     return replace(submission, alone=alone)
 
 
+def sealed(task: DurableTask, envelope: Envelope, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Envelope:
+    """Keep secrets among the arguments from being readable: in headers, logs and events, and in the ledger."""
+    if not touchy(task, args, kwargs):
+        return envelope
+    names = redaction.arguments(signature_of(task), args, kwargs, task.redact)
+    argsrepr, kwargsrepr = redaction.shown(*names)
+    headers = envelope.headers | {"argsrepr": argsrepr, "kwargsrepr": kwargsrepr}
+    return replace(envelope, headers=headers).sealed()
+
+
+def touchy(task: DurableTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Say whether a call may hold secrets, by the names of its parameters and of whatever is nested in it."""
+    if task.redact or any(_suspect(name) for name in signature_of(task).parameters):
+        return True
+    heap: list[Any] = [*args, kwargs]
+    for _ in range(MAX_LOOKED_AT):
+        if not heap:
+            return False
+        value = heap.pop()
+        if isinstance(value, dict):
+            if any(_suspect(str(key)) for key in value):
+                return True
+            heap.extend(value.values())
+        elif isinstance(value, list | tuple):
+            heap.extend(value)
+        elif not isinstance(value, str | int | float | None):
+            return True  # an object of another serializer: what it holds is not known by name
+    return True
+
+
+@lru_cache(maxsize=4096)
+def _suspect(name: str) -> bool:
+    return redaction.suspect(name)
+
+
 def ignores_result(task: DurableTask, headers: Mapping[str, Any]) -> bool:
     """Say whether this call's result is thrown away: the message decides over the task."""
     said = headers.get("ignore_result")
@@ -138,17 +178,18 @@ def key_of(
     args, kwargs = _as_delivered(task, args, kwargs)
     if callable(template) and next(iter(inspect.signature(template).parameters), "") == "self":
         template = template.__get__(task)
-    return keys.render(task.name, template, _signature(task), args, kwargs)
+    return keys.render(task.name, template, signature_of(task), args, kwargs)
 
 
 def arguments(task: DurableTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Name the arguments of a call, defaults included."""
-    bound = _signature(task).bind(*args, **kwargs)
+    bound = signature_of(task).bind(*args, **kwargs)
     bound.apply_defaults()
     return dict(bound.arguments)
 
 
-def _signature(task: DurableTask) -> inspect.Signature:
+def signature_of(task: DurableTask) -> inspect.Signature:
+    """Return the signature of a task's calls, without ``self``."""
     found: inspect.Signature | None = task.__dict__.get("_durable_signature")
     if found is None:
         found = inspect.signature(getattr(task, "_orig_run", None) or task.run)

@@ -65,6 +65,9 @@ class DurableTask(Task):
     #: What a lost attempt leads to: ``"retry"``, or ``"dead"`` for work that must not start twice.
     on_loss: str = "retry"
 
+    #: Names of arguments that are never shown or stored readable, at any depth, besides the usual suspects
+    #: (password, token, secret, card, ...).
+    redact: Sequence[str] = ()
     #: Preconditions looked at before the body runs (``PathExists``, ``Reachable``, ``Predicate``): an unmet one
     #: makes the task wait.
     requires: Sequence[Precondition] = ()
@@ -211,7 +214,8 @@ class DurableTask(Task):
             run = runs.running(str(envelope.headers["id"]))
             if run is not None:  # retry() or replace(): the row that runs is the one that moves
                 outbox.checked_size(self.name, envelope, side.settings.max_message_bytes)
-                run.capture(envelope, wake)
+                args, kwargs = (body[0], body[1]) if isinstance(body, tuple) else (body["args"], body["kwargs"])
+                run.capture(submission.sealed(self, envelope, args, kwargs), wake)
                 return
             broker = scope_of(foreign.connection) if foreign is not None else None
             call = submission.Call(idempotency_key, task_id is not None, wake, broker)

@@ -13,6 +13,8 @@ from celery_durable.ledger.database import Database
 from celery_durable.ledger.operating import Operating
 from celery_durable.ledger.querying import Querying
 from celery_durable.ledger.registry import Presence, Registry
+from celery_durable.ledger.replaying import Batch, Casualties
+from celery_durable.ledger.reporting import Failed, FailureGroup, Reporting, Which
 from celery_durable.ledger.submitting import Submitted, Submitting
 from celery_durable.ledger.sweeping import Glance, Ring, Sweeping
 from celery_durable.ledger.verifying import Verifying
@@ -20,10 +22,13 @@ from celery_durable.ledger.verifying import Verifying
 if TYPE_CHECKING:
     from celery_durable.settings import Settings
 
-__all__ = ["Claiming", "Glance", "Ledger", "Presence", "Ring", "Submitted"]
+__all__ = [
+    "Batch", "Casualties", "Claiming", "Failed", "FailureGroup", "Glance", "Ledger", "Presence", "Ring", "Submitted",
+    "Which",
+]  # fmt: skip
 
 
-class Ledger(Submitting, Claims, Sweeping, Operating, Querying, Verifying, Registry):
+class Ledger(Submitting, Claims, Sweeping, Operating, Reporting, Querying, Verifying, Registry):
     """One ledger: a database and a table prefix. Safe to share between threads and to use after a fork."""
 
     @classmethod

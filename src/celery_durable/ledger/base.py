@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -11,6 +11,8 @@ from celery_durable.ledger.moves import Writer
 from celery_durable.ledger.schema import tables
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from celery_durable.ledger.database import Database
 
 
@@ -40,3 +42,7 @@ class Room:
             ),
             autocommit=True,
         )
+
+    def _ask(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """Read, without a transaction."""
+        return self.db.run(lambda connection: connection.execute(query).all(), read_only=True)

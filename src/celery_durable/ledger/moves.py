@@ -76,7 +76,7 @@ class Writer:
         values = self.values(move.changes)
         if move.envelope is not None:
             values |= {
-                "envelope": move.envelope.meta(), "body": move.envelope.body,
+                "envelope": move.envelope.meta(), "body": move.envelope.stored_body(),
                 "queue": queue_of(move.envelope), "envelope_no": row.envelope_no + 1,
             }  # fmt: skip
         connection.execute(sa.update(self.t.task).where(self.t.task.c.id == row.id).values(values))
@@ -85,6 +85,24 @@ class Writer:
         if move.failure is not None:
             self.failure(connection, row.id, row.claims, move.failure)
         self.note(connection, row.id, Entry(move.verb, row.state, move.to, row.claims, actor, move.reason))
+
+    def write_all(self, connection: sa.Connection, rows: Sequence[sa.Row[Any]], move: Move, *, actor: str) -> None:
+        """Write one move of many rows that this transaction has locked: two statements, whatever their number."""
+        if not rows:
+            return
+        for source in {row.state for row in rows}:
+            if not allowed(move.verb, source, move.to):
+                raise IllegalMove(f"{move.verb}: {source} -> {move.to}")
+        changed = sa.update(self.t.task).where(self.t.task.c.id.in_([row.id for row in rows]))
+        connection.execute(changed.values(self.values(move.changes)))
+        told = [
+            {
+                "task_row": row.id, "verb": move.verb, "at": self.dialect.clock_sql, "from_state": row.state,
+                "to_state": move.to, "claim": row.claims, "actor": actor[:255], "reason": move.reason,
+            }
+            for row in rows
+        ]  # fmt: skip
+        connection.execute(sa.insert(self.t.event).values(told))
 
     def _remember_sleep(self, connection: sa.Connection, row: sa.Row[Any], name: str, until: Any) -> None:
         """Remember that a sleep was begun and when it ends; one that was begun before keeps its end."""

@@ -1,4 +1,4 @@
-"""Verbs of an operator: cancel and replay."""
+"""Verbs of an operator, and of Celery in an operator's place: cancel, revoke, ring."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from celery_durable import failures, states
-from celery_durable.errors import NoSuchTask
-from celery_durable.ledger.waiting import Waiting
+from celery_durable.ledger.replaying import Replaying
 
 
-class Operating(Waiting):
+class Operating(Replaying):
     """Moves that a person or a program asks for."""
 
     def cancel_row(self, row_id: int, reason: str, *, actor: str) -> str:
@@ -32,24 +31,6 @@ class Operating(Waiting):
         if aliases and state in states.TERMINAL:
             self.wake_aliases(row_id)
         return state
-
-    def replay_row(self, row_id: int, reason: str, *, actor: str, fresh: bool = False) -> bool:
-        """Queue a dead or cancelled row again; False when it is in another state (replayed already).
-
-        It goes on where it stopped; ``fresh`` forgets its steps, sleeps and received events.
-        """
-
-        def work(connection: sa.Connection) -> bool:
-            row = self._locked(connection, row_id)
-            if row.state not in {states.DEAD, states.CANCELLED}:
-                return False
-            if fresh:
-                self.forget(connection, row.id)
-            move = states.replay(reason) if row.duplicate_of is None else states.replay_alias(reason)
-            self.writer.write(connection, row, move, actor=actor)
-            return True
-
-        return self.db.run(work)
 
     def revoke(self, task_id: str, token: str, *, expired: bool, reason: str, actor: str) -> str | None:
         """Carry out what Celery decided about a delivery: a stock revoke, a terminate, an expiry (PROTOCOL 14).
@@ -97,9 +78,3 @@ class Operating(Waiting):
             .values(publish_at=self.dialect.clock_sql, rings=0, deferrals=0)
         )
         self.db.run(lambda connection: connection.execute(update), autocommit=True)
-
-    def _locked(self, connection: sa.Connection, row_id: int) -> sa.Row[tuple[object, ...]]:
-        rows = self.writer.lock(connection, self.t.task.c.id == row_id)
-        if not rows:
-            raise NoSuchTask(f"No task with the row id {row_id}.")
-        return rows[0]

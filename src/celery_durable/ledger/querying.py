@@ -10,10 +10,13 @@ import sqlalchemy as sa
 from celery_durable import states
 from celery_durable.errors import NoSuchTask
 from celery_durable.ledger.base import Room
-from celery_durable.records import Event, Failure, Record
+from celery_durable.ledger.reporting import failure_of
+from celery_durable.records import Event, Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from celery_durable.records import Failure
 
 _RENAMED = {"idempotency_key": "key"}
 _DERIVED = {"failure", "now"}
@@ -67,13 +70,24 @@ class Querying(Room):
         ]
         return self.with_failure(self._records(*where, limit=limit))
 
-    def _records(self, *where: sa.ColumnElement[bool], limit: int = 2) -> list[Record]:
+    def waits(
+        self, *, kind: str | None = None, task: str | None = None, queue: str | None = None, limit: int = 50
+    ) -> list[Record]:
+        """List what waits, in the order in which it is looked at again."""
+        c = self.t.task.c
+        given = ((c.wait_kind, kind), (c.task, task), (c.queue, queue))
+        where = [self.in_state(states.WAITING), *(column == value for column, value in given if value is not None)]
+        return self.with_failure(self._records(*where, limit=limit, order=(c.wake_at, c.id)))
+
+    def _records(
+        self, *where: sa.ColumnElement[bool], limit: int = 2, order: Sequence[sa.ColumnElement[Any]] = ()
+    ) -> list[Record]:
         c = self.t.task.c
         names = [f.name for f in fields(Record) if f.name not in _DERIVED]
         back = {v: k for k, v in _RENAMED.items()}
         columns = [c[back.get(n, n)].label(n) for n in names]
         query = sa.select(*columns, self.dialect.instant_sql.label("now")).where(*where)
-        rows = self._all(query.order_by(c.id.desc()).limit(limit))
+        rows = self._ask(query.order_by(*order or (c.id.desc(),)).limit(limit))
         return [Record(**(dict(r._mapping) | {"owes": bool(r.owes)})) for r in rows]
 
     def with_failure(self, records: list[Record]) -> list[Record]:
@@ -83,8 +97,8 @@ class Querying(Room):
         if not ids:
             return records
         last = sa.select(sa.func.max(f.id)).where(f.task_row.in_(ids)).group_by(f.task_row)
-        rows = self._all(sa.select(self.t.failure).where(f.id.in_(last)))
-        by_row = {r.task_row: _failure(r) for r in rows}
+        rows = self._ask(sa.select(self.t.failure).where(f.id.in_(last)))
+        by_row = {r.task_row: failure_of(r) for r in rows}
         return [
             Record(**({x.name: getattr(r, x.name) for x in fields(Record)} | {"failure": by_row.get(r.id)}))
             for r in records
@@ -93,19 +107,19 @@ class Querying(Room):
     def failures(self, row_id: int) -> list[Failure]:
         """Every failed attempt of a task, oldest first."""
         f = self.t.failure
-        return [_failure(r) for r in self._all(sa.select(f).where(f.c.task_row == row_id).order_by(f.c.id))]
+        return [failure_of(r) for r in self._ask(sa.select(f).where(f.c.task_row == row_id).order_by(f.c.id))]
 
     def events(self, row_id: int) -> list[Event]:
         """Return the history of a task, oldest first."""
         e = self.t.event
-        rows = self._all(sa.select(e).where(e.c.task_row == row_id).order_by(e.c.id))
+        rows = self._ask(sa.select(e).where(e.c.task_row == row_id).order_by(e.c.id))
         return [Event(r.verb, r.at, r.from_state, r.to_state, r.claim, r.actor, r.reason) for r in rows]
 
     def stats(self) -> dict[str, Any]:
         """Count rows by state, and the queued ones by queue with the age of the oldest in seconds."""
         c, now = self.t.task.c, self.dialect.instant_sql
         counts = dict.fromkeys(states.STATES, 0)
-        for row in self._all(sa.select(c.state, sa.func.count().label("n")).group_by(c.state)):
+        for row in self._ask(sa.select(c.state, sa.func.count().label("n")).group_by(c.state)):
             counts[row.state] = row.n
         waiting = (
             sa.select(
@@ -120,7 +134,7 @@ class Querying(Room):
         )
         queues = [
             {"queue": r.queue, "queued": r.n, "oldest_age_seconds": round(max(0, r.now - r.oldest) / 1e6, 3)}
-            for r in self._all(waiting)
+            for r in self._ask(waiting)
         ]
         return {"states": counts, "queues": queues}
 
@@ -130,7 +144,7 @@ class Querying(Room):
         query = sa.select(sa.func.count()).where(
             self.in_state(states.QUEUED), c.finished_at.is_(None), c.queue == record.queue, c.id < record.id
         )
-        return int(self._all(query)[0][0])
+        return int(self._ask(query)[0][0])
 
     def holder_of(self, record: Record) -> Record | None:
         """Return the row whose outcome an alias waits for."""
@@ -138,16 +152,3 @@ class Querying(Room):
             return None
         found = self._records(self.t.task.c.id == record.duplicate_of)
         return found[0] if found else None
-
-    def _all(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        return self.db.run(lambda connection: connection.execute(query).all(), read_only=True)
-
-
-def _failure(row: sa.Row[Any]) -> Failure:
-    return Failure(
-        kind=row.kind, exception=row.exception, message=row.message, traceback=row.traceback,
-        fingerprint=row.fingerprint, retryable=bool(row.retryable), retry_at=row.retry_at, worker=row.worker,
-        pid=row.pid, claim=row.claim, occurred_at=row.occurred_at, host=row.host, verdict=row.verdict,
-        causes=row.causes, arguments=row.arguments, runtime_micros=row.runtime_micros,
-        memory_bytes=row.memory_bytes, code_version=row.code_version,
-    )  # fmt: skip

@@ -184,6 +184,7 @@ def tables(prefix: str) -> Tables:
     sa.Index(f"{prefix}task_duplicate_of", c.duplicate_of, **_where("duplicate_of IS NOT NULL"))
     sa.Index(f"{prefix}task_live", c.state, c.queue, c.id, **_where("finished_at IS NULL"))
     sa.Index(f"{prefix}task_key", c.idempotency_key)
+    sa.Index(f"{prefix}task_failure_kind", c.failure_kind, c.id, **_where("failure_kind IS NOT NULL"))
     _partial(f"{prefix}task_wake_at", c.wake_at, "waiting")
     _partial(f"{prefix}task_lease_expires_at", c.lease_expires_at, "running")
     failure = sa.Table(
@@ -209,7 +210,7 @@ def tables(prefix: str) -> Tables:
         column("code_version", text(255)),
         column("occurred_at", Micros, nullable=False),
         sa.Index(f"{prefix}failure_task_row", "task_row"),
-        sa.Index(f"{prefix}failure_fingerprint", "fingerprint"),
+        sa.Index(f"{prefix}failure_fingerprint", "fingerprint", "id"),
         sa.Index(f"{prefix}failure_occurred_at", "occurred_at"),
         **options,
     )  # fmt: skip

@@ -105,7 +105,7 @@ class Submitting(Room):
             "task_id": sub.task_id, "task": sub.task, "key_digest": keys.digest(sub.task, sub.key),
             "idempotency_key": sub.key, "queue": queue_of(sub.envelope), "priority": sub.priority,
             "broker": sub.broker, "root_id": sub.root_id, "parent_id": sub.parent_id, "envelope_no": 1,
-            "envelope": sub.envelope.meta(), "body": sub.envelope.body, "max_losses": sub.max_losses,
+            "envelope": sub.envelope.meta(), "body": sub.envelope.stored_body(), "max_losses": sub.max_losses,
             "on_loss": sub.on_loss, "retries": sub.retries, "owes": int(sub.owes), "deadline_at": sub.deadline_at,
             "submitted_at": states.After(), "submitted_by": sub.submitted_by[:255],
         }  # fmt: skip

@@ -67,50 +67,25 @@ class Sweeping(Waiting):
         return Glance(row.now, bool(row.waits), bool(row.leases), bool(row.rings), bool(row.deadlines))
 
     def release(self, limit: int, *, actor: str) -> int:
-        """Move due waits to ``queued``; they are rung at once."""
+        """Move due waits to ``queued``, where they are rung at once; return how many were looked at.
+
+        What a pause holds goes on waiting, and tells for which one.
+        """
         c = self.t.task.c
         due = (
             self.in_state(states.WAITING),
             c.wake_at <= self.dialect.instant_sql,
             c.wait_kind != states.DUPLICATE,
         )
-        held = sa.and_(c.wait_kind == states.PAUSED, self.is_paused())
+        columns = (c.id, c.state, c.claims, c.wait_kind, c.task, c.queue)
 
         def work(connection: sa.Connection) -> int:
-            later = self.dialect.clock_sql + micros(states.PAUSE_INTERVAL)
-            connection.execute(sa.update(self.t.task).where(*due, held).values(wake_at=later))
-            rows = self.writer.lock(
-                connection, *due, columns=(c.id, c.claims, c.wait_kind), limit=limit, order=c.wake_at
-            )
-            if rows:
-                values = self.writer.values(states.into_queued())
-                ids = [r.id for r in rows]
-                connection.execute(sa.update(self.t.task).where(c.id.in_(ids)).values(values))
-                self._note_all(connection, rows, "release", states.WAITING, states.QUEUED, actor)
+            pauses = self._pauses(connection, shared=True)
+            rows = self.writer.lock(connection, *due, columns=columns, limit=limit, order=c.wake_at)
+            self._let_go(connection, rows, pauses, actor=actor)
             return len(rows)
 
         return self.db.run(work)
-
-    def _note_all(
-        self,
-        connection: sa.Connection,
-        rows: Sequence[sa.Row[Any]],
-        verb: str,
-        source: str,
-        target: str,
-        actor: str,
-    ) -> None:
-        connection.execute(
-            sa.insert(self.t.event).values(
-                [
-                    {
-                        "task_row": r.id, "verb": verb, "at": self.dialect.clock_sql, "from_state": source,
-                        "to_state": target, "claim": r.claims, "actor": actor, "reason": f"{r.wait_kind} is due",
-                    }
-                    for r in rows
-                ]
-            )
-        )  # fmt: skip
 
     def follow(self, limit: int, *, actor: str) -> int:
         """Let aliases whose first is over take its outcome; the others look again later."""

@@ -17,7 +17,7 @@ from celery_durable.ledger.schema import TASK_CHECKS
 from celery_durable.wording import SECOND, span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 #: The invariants, by their number in the documentation.
 EXISTS, CLAIMED, FAILED, WAITS, IDEMPOTENT = 1, 2, 3, 4, 5
@@ -253,9 +253,6 @@ class Verifying(Registry):
                 continue
             ago = span(row.now - row.finished_at)
             yield Violation(WAITS, row.task_id, f"follows {row.first}, which has been {row.state} for {ago}")
-
-    def _ask(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        return self.db.run(lambda connection: connection.execute(query).all(), read_only=True)
 
 
 def _contradictions(row: sa.Row[Any]) -> Iterator[Violation]:

@@ -1,4 +1,4 @@
-"""Verbs of waiting: events sent to a task, sleeps already slept, tasks and queues that are paused."""
+"""Verbs of waiting: events sent to a task, sleeps already slept."""
 
 from __future__ import annotations
 
@@ -9,32 +9,13 @@ import sqlalchemy as sa
 
 from celery_durable import states
 from celery_durable.errors import NoSuchTask
-from celery_durable.ledger.base import Room
 from celery_durable.ledger.moves import Entry
+from celery_durable.ledger.pausing import Pausing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from celery_durable.records import Claim
-
-#: Rows per batch when a pause or its end moves what it concerns.
-BATCH = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """A task or queue that an operator holds back; times in microseconds."""
-
-    kind: str
-    target: str
-    reason: str
-    actor: str
-    since: int
-    until: int | None
-    now: int
-
-    @property
-    def sentence(self) -> str:
-        """Who holds what back, and why."""
-        return f"{self.kind} {self.target!r} is paused by {self.actor}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +29,7 @@ class Waited:
     now: int
 
 
-class Waiting(Room):
+class Waiting(Pausing):
     """Nothing waits without a row that says for what, since when and until when."""
 
     def send_event(self, row_id: int, name: str, payload: str, *, actor: str) -> bool:
@@ -113,94 +94,9 @@ class Waiting(Room):
         row = self.db.run(lambda connection: connection.execute(query).first(), read_only=True)
         return None if row is None else (row.finished_at, row.now)
 
-    # Pauses -------------------------------------------------------------------------------------------
+    # Starting over ------------------------------------------------------------------------------------
 
-    def pause(self, kind: str, target: str, reason: str, *, until: int | None, actor: str) -> int:
-        """Hold back a task (by name) or a queue; return how many queued rows wait from now on.
-
-        What runs goes on; what is queued, or arrives later, shows as waiting, kind ``paused``.
-        """
-        p = self.t.pause
-
-        def work(connection: sa.Connection) -> None:
-            connection.execute(sa.delete(p).where(p.c.kind == kind, p.c.target == target))
-            connection.execute(
-                sa.insert(p).values(
-                    kind=kind,
-                    target=target,
-                    reason=reason,
-                    actor=actor[:255],
-                    since=self.dialect.clock_sql,
-                    until=until,
-                )
-            )
-
-        self.db.run(work)
-        held = 0
-        while moved := self.hold(BATCH, kind=kind, target=target):
-            held += moved
-        return held
-
-    def hold(self, limit: int, *, kind: str = "", target: str = "", task_id: str | None = None) -> int:
-        """Move queued rows that a pause concerns to ``waiting``: those of one pause, or the one that was met."""
-        c = self.t.task.c
-        where = [self.in_state(states.QUEUED)]
-        if task_id is not None:
-            where.append(c.task_id == task_id)
-        else:
-            where.append((c.task if kind == "task" else c.queue) == target)
-
-        def work(connection: sa.Connection) -> int:
-            pauses = self._pauses(connection)
-            rows = self.writer.lock(connection, *where, limit=limit, order=c.id)
-            moved = 0
-            for row in rows:
-                held = next((p for p in pauses if p.target == (row.task if p.kind == "task" else row.queue)), None)
-                if held is not None:
-                    self.writer.write(connection, row, states.hold(held.sentence, held.until), actor=held.actor)
-                    moved += 1
-            return moved
-
-        return self.db.run(work)
-
-    def resume(self, target: str, *, actor: str) -> int:
-        """End the pauses of a task or queue; what they held is due at once. Return how many rows that were."""
-        p, c = self.t.pause, self.t.task.c
-
-        def work(connection: sa.Connection) -> int:
-            connection.execute(sa.delete(p).where(p.c.target == target))
-            held = (
-                self.in_state(states.WAITING),
-                c.wait_kind == states.PAUSED,
-                sa.or_(c.task == target, c.queue == target),
-            )
-            update = sa.update(self.t.task).where(*held).values(wake_at=self.dialect.clock_sql)
-            return int(connection.execute(update).rowcount)
-
-        del actor  # the release that follows is the sweep's; the pause itself is gone
-        return self.db.run(work)
-
-    def pauses(self) -> list[Pause]:
-        """List what is held back."""
-        return self.db.run(self._pauses, read_only=True)
-
-    def _pauses(self, connection: sa.Connection) -> list[Pause]:
-        p, now = self.t.pause, self.dialect.instant_sql
-        rows = connection.execute(
-            sa.select(p, now.label("now")).where(sa.or_(p.c.until.is_(None), p.c.until > now)).order_by(p.c.since)
-        )
-        return [Pause(r.kind, r.target, r.reason, r.actor, r.since, r.until, r.now) for r in rows]
-
-    def is_paused(self) -> sa.ColumnElement[bool]:
-        """Return the condition that a pause concerns a task row."""
-        p, c = self.t.pause.c, self.t.task.c
-        concerned = sa.or_(
-            sa.and_(p.kind == "queue", p.target == c.queue), sa.and_(p.kind == "task", p.target == c.task)
-        )
-        lasting = sa.or_(p.until.is_(None), p.until > self.dialect.instant_sql)
-        return sa.select(sa.literal(1)).where(concerned, lasting).exists()
-
-    def forget(self, connection: sa.Connection, row_id: int) -> None:
-        """Drop what a task has slept and received: a fresh replay starts over."""
+    def forget(self, connection: sa.Connection, row_ids: Sequence[int]) -> None:
+        """Drop what tasks have slept and received: a fresh replay starts over."""
         for table in (self.t.step, self.t.signal):
-            connection.execute(sa.delete(table).where(table.c.task_row == row_id))
+            connection.execute(sa.delete(table).where(table.c.task_row.in_(row_ids)))
