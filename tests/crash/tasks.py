@@ -1,0 +1,164 @@
+"""The tasks of the crash tests: they append to the witness, wait at gates, and die in every way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+
+from celery_durable import DurableTask
+from tests.crash.witness import FINISHED, STARTED, Witness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PATIENT = 1000  # random kills must not poison
+
+
+class Once:
+    """Something that happens once, whoever comes first, whatever dies afterwards."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, name: str) -> bool:
+        try:
+            os.close(os.open(self.folder / f"once-{name}", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True
+
+
+def build(conf: dict[str, Any], folder: Path) -> Celery:
+    """Make the app, the same for the test and for its workers."""
+    app = Celery("crash", set_as_current=False)
+    app.conf.update(conf)
+    witness = Witness(folder / "witness")
+
+    def saw(task: DurableTask, what: str, note: object = "") -> None:
+        witness.saw(what, task.request.id, task.fence, str(note))
+
+    def task(**options: Any) -> Callable[..., Any]:
+        options = {"base": DurableTask, "max_losses": PATIENT} | options
+        return app.task(bind=True, shared=False, **options)  # shared: every app made later would have it too
+
+    _add_workers(task, saw, folder)
+    _add_dying(task, saw)
+    _add_unlucky(task, saw, Once(folder))
+    app.finalize()
+    return app
+
+
+def _add_workers(task: Callable[..., Any], saw: Callable[..., None], folder: Path) -> None:
+    """Tasks that do their work."""
+
+    @task(name="work")
+    def work(self, n=0, seconds=0.0):
+        saw(self, STARTED, n)
+        time.sleep(seconds)
+        saw(self, FINISHED, n)
+        return n
+
+    @task(name="held")
+    def held(self, gate):
+        """Returns its fence once the gate is open."""
+        saw(self, STARTED, gate)
+        while not (folder / f"gate-{gate}").exists():
+            time.sleep(0.02)
+        saw(self, FINISHED, gate)
+        return self.fence
+
+    @task(name="gathered")
+    def gathered(self, values):
+        saw(self, STARTED, values)
+        return values
+
+    @task(name="told")
+    def told(self, failed):
+        """An errback: it gets the id of what failed."""
+        saw(self, STARTED, failed)
+
+
+def _add_dying(task: Callable[..., Any], saw: Callable[..., None]) -> None:
+    """Tasks whose process dies, hangs or stops in the first so many of their runs."""
+
+    def dying(self, how, deaths=PATIENT):
+        saw(self, STARTED, how)
+        if self.fence <= deaths:
+            DEATHS[how]()
+        saw(self, FINISHED, how)
+        return self.fence
+
+    task(name="dies", max_losses=3)(dying)
+    task(name="dies_for_good", on_loss="dead")(dying)
+    task(name="limited", max_losses=3, time_limit=1.5)(dying)
+    task(name="softly_limited", soft_time_limit=1)(dying)
+
+    @task(name="stopped", time_limit=4)
+    def stopped(self):
+        """Stops its own process, which a parent takes for a busy one."""
+        saw(self, STARTED)
+        if self.fence == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        saw(self, FINISHED)
+        return self.fence
+
+
+def _add_unlucky(task: Callable[..., Any], saw: Callable[..., None], once: Once) -> None:
+    """Tasks whose process dies once after their outcome was recorded."""
+
+    class Unlucky(DurableTask):
+        """Dies before chain, callbacks and result are sent."""
+
+        abstract = True
+
+        def __call__(self, *args, **kwargs):
+            try:
+                return super().__call__(*args, **kwargs)
+            finally:
+                if once(f"settled-{self.request.id}"):
+                    os._exit(9)
+
+    class Untold(DurableTask):
+        """Dies after chain and callbacks were sent, before the result is stored."""
+
+        abstract = True
+
+        def __call__(self, *args, **kwargs):
+            answer = super().__call__(*args, **kwargs)
+            if once(f"told-{self.request.id}"):
+                self.backend.mark_as_done = lambda *_, **__: os._exit(9)
+            return answer
+
+    @task(name="unlucky", base=Unlucky)
+    def unlucky(self, n=0):
+        saw(self, STARTED, n)
+        return n
+
+    @task(name="unlucky_failure", base=Unlucky)
+    def unlucky_failure(self):
+        saw(self, STARTED)
+        raise ValueError("as planned")
+
+    @task(name="untold", base=Untold)
+    def untold(self, n=0):
+        saw(self, STARTED, n)
+        return n
+
+
+def _hang() -> None:
+    time.sleep(600)
+
+
+DEATHS = {
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "os._exit": lambda: os._exit(3),
+    "sys.exit": lambda: sys.exit(3),
+    "memory": lambda: bytearray(1 << 62),
+    "hang": _hang,
+}
