@@ -92,6 +92,8 @@ def _database(module: str, reader: Reader | None = None, *, wraps: bool = False)
 # libraries raise them for anything, so they stay unclassified.
 _PYTHON = (
     _rows("", "ConnectionError", Row("a connection error", TRANSIENT, readers.os_error))
+    | _rows("celery_durable.errors", "LedgerUnavailable", CONNECTION)
+    | _rows("celery_durable.errors", "WaitTimeout", Row("a wait that came to its end", TIMEOUT))
     | _rows("", "TimeoutError", LATE)
     | _rows("", "BlockingIOError InterruptedError", BUSY)
     | _rows(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celery_durable.records import Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 #: Longest message and traceback kept, in characters; the middle of a longer one is left out.
@@ -29,15 +30,19 @@ _LIBRARIES = tuple(
 _OWN = os.path.dirname(os.path.realpath(__file__)) + os.sep  # noqa: PTH120 - compared as text below
 
 
-def describe(exc: BaseException, kind: str, *, worker: str = "", claim: int = 0, retryable: bool = False) -> Failure:
-    """Make the failure row of an exception: what, where and how like others it is."""
+def describe(
+    exc: BaseException, kind: str, *, worker: str = "", claim: int = 0, scrub: Callable[[str], str] = str
+) -> Failure:
+    """Make the failure row of an exception: what, where and how like others it is.
+
+    ``scrub`` takes secrets out of texts; it sees them whole, before they are shortened.
+    """
     return Failure(
         kind=kind,
         exception=qualified_name(type(exc)),
-        message=shortened(storable(_message(exc)), MAX_MESSAGE),
-        traceback=shortened(storable("".join(traceback.format_exception(exc))), MAX_TRACEBACK),
+        message=shortened(scrub(storable(_message(exc))), MAX_MESSAGE),
+        traceback=shortened(scrub(storable("".join(traceback.format_exception(exc)))), MAX_TRACEBACK),
         fingerprint=fingerprint(type(exc), exc.__traceback__),
-        retryable=retryable,
         worker=worker,
         pid=os.getpid(),
         claim=claim,

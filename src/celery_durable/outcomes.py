@@ -164,16 +164,15 @@ class Outcomes:
         return Outcome(lambda row: states.fail(row, failure, retry=retry, **told), shown)
 
     def _described(self, exc: BaseException, verdict: classify.Verdict) -> Failure:
-        failure = failures.describe(
-            exc, verdict.kind, worker=self._note.worker, claim=self._claim.claims, retryable=verdict.retryable
-        )
         secret = Secrets.of(self._delivery)
+        failure = failures.describe(
+            exc, verdict.kind, worker=self._note.worker, claim=self._claim.claims, scrub=secret.scrub
+        )
         return replace(
             self._located(failure),
+            retryable=verdict.retryable,
             verdict=verdict.why,
-            message=secret.scrub(failure.message),
-            traceback=secret.scrub(failure.traceback),
-            causes=secret.scrub(json.dumps(failures.causes(exc))),
+            causes=json.dumps([{k: secret.scrub(v) for k, v in cause.items()} for cause in failures.causes(exc)]),
             arguments=secret.shown(),
         )
 

@@ -124,7 +124,7 @@ def _named(signature: inspect.Signature | None, args: Iterable[Any]) -> list[tup
 
 @lru_cache(maxsize=4_096)
 def _standing(name: str, declared: Names) -> str:
-    if words_of(name) in declared:
+    if declared and words_of(name) in declared:
         return "declared"
     if not suspect(name):
         return ""

@@ -44,7 +44,7 @@ def guarded(call: Callable[[Any], Any], value: Any) -> Any:
 def _written(value: Any, depth: int) -> Iterator[str]:
     if depth > MAX_DEPTH:
         yield "..."
-    elif isinstance(value, Shown):
+    elif type(value) is Shown:
         yield value.head
         if isinstance(value.body, dict):
             yield from _joined("(", value.body.items(), ")", lambda pair: _pair(pair, depth, "="))

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import re
 from functools import lru_cache
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
-
-from celery_durable.failures import storable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,7 +17,7 @@ if TYPE_CHECKING:
 
 #: What stands in the place of a secret.
 REDACTED = "[redacted]"
-#: Stands in a set of secrets that may not be complete: the whole text is hidden.
+#: Stands in a set of secrets that may not be complete.
 EVERYTHING = "\0everything"
 #: The longest text that is looked through, in characters; what comes behind is left out.
 MAX_TEXT = 256_000
@@ -28,8 +25,8 @@ MAX_TEXT = 256_000
 MAX_VALUE = 20_000
 #: Shorter values are not looked for in text: they would hide half of it.
 MIN_SECRET = 4
-#: More secrets than this are not looked for one by one: the text is hidden as a whole.
-MAX_SECRETS = 500
+#: More and longer secrets than this are not looked for one by one: the text is hidden as a whole.
+MAX_SECRETS, MAX_SECRET_CHARS = 500, 100_000
 #: A text with more places to hide than this is hidden as a whole.
 MAX_SPANS = 100_000
 
@@ -51,6 +48,8 @@ _ENDINGS = (
     "sessionid", "cardnumber", "creditcard", "credential",
 )  # fmt: skip
 
+# No name is suspect that holds none of these: most names need no more than this one look.
+_ROOTS = re.compile("|".join(sorted({*_WORDS, *_ENDINGS, *(second for _, second in _PAIRS)})), re.IGNORECASE)
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
 _LOWER = re.compile(r"[^\W\d_]+|\d+")
 
@@ -64,6 +63,8 @@ def words_of(name: str) -> tuple[str, ...]:
 @lru_cache(maxsize=4_096)
 def suspect(name: str) -> bool:
     """Say whether what stands under such a name is taken for a secret."""
+    if not _ROOTS.search(name):
+        return False
     # split both ways: cardNumber is two words, PassWord and APIkey are one
     return any(_suspect_words(words) for words in (words_of(name), tuple(_LOWER.findall(name.lower()))))
 
@@ -184,35 +185,75 @@ def is_card(text: str) -> bool:
 def scrub(text: str, secrets: Iterable[str]) -> str:
     """Replace every one of the secrets by ``[redacted]``, also where it is quoted, escaped or encoded.
 
-    At most ``MAX_TEXT`` characters are returned. With more than ``MAX_SECRETS`` secrets, or a set that says it is
-    not complete, the text is hidden as a whole.
+    At most ``MAX_TEXT`` characters are returned. With too many secrets, or not all, the whole text is hidden.
     """
     wanted = set(islice(secrets, MAX_SECRETS + 1))
-    if EVERYTHING in wanted or len(wanted) > MAX_SECRETS:
+    if EVERYTHING in wanted or len(wanted) > MAX_SECRETS or sum(map(len, wanted)) > MAX_SECRET_CHARS:
         return REDACTED
     window = text[: MAX_TEXT + MAX_VALUE]
-    present = {form for secret in wanted if len(secret) >= MIN_SECRET for form in _forms(secret) if form in window}
-    found = (match.span() for form in present for match in re.finditer(re.escape(form), window))
+    found = (span for secret in wanted if len(secret) >= MIN_SECRET for span in _places(window, secret))
     spans = list(islice(found, MAX_SPANS + 1))
     return REDACTED if len(spans) > MAX_SPANS else _without(text, spans, MAX_TEXT)
 
 
+def _places(text: str, secret: str) -> Iterator[Span]:
+    for form in _forms(secret):
+        if form in text:
+            yield from _occurrences(re.compile(re.escape(form)), text)
+    if not _UNESCAPED.fullmatch(secret):
+        for start in range(0, len(secret), _CHUNK):
+            chunk = secret[max(start - MIN_SECRET, 0) : start + _CHUNK]  # never a short rest alone
+            yield from _occurrences(_escaped(chunk), text)
+
+
+def _occurrences(pattern: re.Pattern[str], text: str) -> Iterator[Span]:
+    match = pattern.search(text)
+    while match:
+        yield match.span()
+        match = pattern.search(text, match.start() + 1)  # they may overlap
+
+
+# What repr(), JSON and the like leave as it is, however often one is put into the other.
+_UNESCAPED = re.compile(r"[ !#-&(-.0-\[\]-_a-~]*")
+_CHUNK = 500
+_SLASHES = r"\\{1,16}"
+_SHORT = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f", "\v": "v", "\a": "a", "\0": "0"}
+
+
+def _escaped(secret: str) -> re.Pattern[str]:
+    """Make a pattern of a secret as it is and as it is escaped: by repr, ascii, JSON, bytes, up to four times over."""
+    return re.compile("".join(_escapes(part) for part in re.findall(r"\\+|.", secret, re.DOTALL)))
+
+
+def _escapes(part: str) -> str:
+    if part[0] == "\\":
+        return rf"\\{{{len(part)},{16 * len(part)}}}"
+    if part in "'\"`/":
+        return rf"\\{{0,16}}{part}"
+    if _UNESCAPED.fullmatch(part):
+        return re.escape(part)
+    number = ord(part)
+    units = part.encode("utf-16-be", "surrogatepass")
+    data = part.encode("utf-8", "surrogatepass")
+    ways = [
+        f"x{number:02x}", f"u{number:04x}", f"U{number:08x}", _SHORT.get(part, f"u{number:04x}"),
+        _SLASHES.join(f"x{byte:02x}" for byte in data),
+        _SLASHES.join(f"u{units[i : i + 2].hex()}" for i in range(0, len(units), 2)),
+    ]  # fmt: skip
+    return f"(?:{re.escape(part)}|{_SLASHES}(?i:{'|'.join(ways)}))"
+
+
 def _forms(secret: str) -> set[str]:
-    """Return how a secret may be written in a message: as it is, escaped, URL-encoded, in hexadecimal, in base64."""
+    """Return how a secret may be encoded: not at all, for HTML and URLs, in hexadecimal, in base64."""
     data = secret.encode("utf-8", "backslashreplace")
-    forms = {secret, storable(secret), html.escape(secret), html.escape(secret, quote=False), repr(data)[2:-1]}
-    for escaped in (repr(secret)[1:-1], ascii(secret)[1:-1], json.dumps(secret)[1:-1]):
-        # a message within a message is escaped once more
-        forms |= {escaped, repr(escaped)[1:-1], json.dumps(escaped)[1:-1]}
-    forms |= {secret.replace("'", "\\'"), secret.replace('"', '\\"'), json.dumps(secret, ensure_ascii=False)[1:-1]}
+    forms = {secret, html.escape(secret), html.escape(secret, quote=False), data.hex(), data.hex().upper()}
     for encoded in (quote(data, safe=""), quote(data), quote_plus(data)):
         forms |= {encoded, re.sub(r"%[0-9A-F]{2}", lambda code: code[0].lower(), encoded)}
-    forms |= {data.hex(), data.hex().upper()}
     return {form for form in forms | _base64(data) if len(form) >= MIN_SECRET}
 
 
 def _base64(data: bytes) -> set[str]:
-    """Return what base64 makes of data: alone, and in the midst of other data, where it may begin at any of 3 bits."""
+    """Return what base64 makes of data: alone, and in the midst of other data, where it begins at one of three bits."""
     whole = base64.b64encode(data).decode()
     forms = {whole, whole.rstrip("=")}
     for offset in range(3):

@@ -154,20 +154,6 @@ class SoftTimeLimitExceeded(Exception):
     pass
 
 
-@pytest.mark.parametrize(
-    ("exc", "kind"),
-    [
-        (ConnectionError(), "transient"),
-        (ConnectionRefusedError(), "transient"),
-        (KeyError(), "permanent"),
-        (RuntimeError(), "unclassified"),
-        (SoftTimeLimitExceeded(), "timeout"),
-    ],
-)
-def test_an_exception_is_classified_by_celerys_own_options(exc, kind):
-    assert failures.kind_of(exc, expected=(KeyError,), retried=(ConnectionError,)) == kind
-
-
 def test_a_loss_is_a_failure_without_an_exception_of_its_own():
     loss = failures.loss("worker_lost", "billiard.WorkerLostError", "signal 9", worker="w1", pid=7, claim=2)
 
