@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery_durable.api import ledger
 from celery_durable.errors import (
+    BadRequest,
     DurableError,
     IdempotencyKeyError,
     KeyConflict,
@@ -18,10 +19,12 @@ from celery_durable.errors import (
     SubmitError,
     TaskIdConflict,
 )
+from celery_durable.observing import install
 from celery_durable.task import DurableTask
 
 __version__ = "0.1.0"
 __all__ = [
+    "BadRequest",
     "DurableError",
     "DurableTask",
     "IdempotencyKeyError",
@@ -36,5 +39,6 @@ __all__ = [
     "SettingsError",
     "SubmitError",
     "TaskIdConflict",
+    "install",
     "ledger",
 ]

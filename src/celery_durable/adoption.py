@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from kombu.serialization import dumps, registry
 
 from celery_durable import failures, submission
-from celery_durable.records import Envelope
+from celery_durable.ledger import Parcel
+from celery_durable.records import Envelope, Submission
 
 if TYPE_CHECKING:
     from celery_durable.delivery import Delivery
+    from celery_durable.errors import SubmitError
     from celery_durable.ledger import Submitted
-    from celery_durable.records import Submission
 
-_HEADERS = (
+#: What a message of protocol 2 has in its headers.
+HEADERS = (
     "lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit", "root_id",
     "parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting", "stamped_headers",
     "stamps",
@@ -37,13 +40,28 @@ def park(delivery: Delivery) -> None:
     delivery.side.ledger.park(_submission(delivery), failure, actor=delivery.note.worker)
 
 
+def refuse(delivery: Delivery, exc: SubmitError) -> str:
+    """Keep a message that cannot be adopted as dead, kind ``rejected``; return why."""
+    envelope, _ = _message(delivery)
+    sub = Submission(
+        delivery.uuid, delivery.task.name, delivery.uuid, envelope.sealed(), queue="", broker=delivery.side.broker,
+    )  # fmt: skip
+    failure = replace(failures.describe(exc, "rejected", worker=delivery.note.worker), traceback="")
+    delivery.side.ledger.take_in([Parcel(sub, failure)], actor=delivery.note.worker)
+    return f"its message was refused: {exc}"
+
+
 def _submission(delivery: Delivery) -> Submission:
+    return submission.compose(delivery.task, *_message(delivery))
+
+
+def _message(delivery: Delivery) -> tuple[Envelope, Any]:
     request, app = delivery.request, delivery.side.app
     sent = delivery.note.message or {}
     serializer = registry.type_to_name.get(sent.get("content_type"), app.conf.task_serializer)
     body = (list(delivery.args), dict(delivery.kwargs), delivery.embed)
     content_type, encoding, data = dumps(body, serializer=serializer)
-    headers = {k: request[k] for k in _HEADERS if k in request} | {
+    headers = {k: request[k] for k in HEADERS if k in request} | {
         "id": delivery.uuid,
         "task": delivery.task.name,
     }
@@ -57,4 +75,4 @@ def _submission(delivery: Delivery) -> Submission:
         content_type=content_type, content_encoding=encoding, headers=headers, properties=properties,
         exchange=route.get("exchange") or "", routing_key=route.get("routing_key") or "",
     )  # fmt: skip
-    return submission.compose(delivery.task, envelope, body)
+    return envelope, body

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_durable import states
+from celery_durable.explain_waits import COMMAND, STUCK, about, names, paused, unswept, waiting
 from celery_durable.facts import Facts, look_up
 from celery_durable.records import isotime
 from celery_durable.wording import SECOND, brief, clock, counted, span
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Explanation", "Facts", "explain", "look_up"]
 
-#: Seconds that something due may wait for a sweep before that is worth a word, and before it looks wrong.
-LATE, STUCK = 5.0, 60.0
 #: Phases of a live worker that takes no new work: its ledger does not answer, or it is being shut down.
 IDLE = frozenset({"paused", "stopping"})
 
@@ -46,7 +45,8 @@ class Explanation:
 
 def explain(record: Record, facts: Facts) -> Explanation:
     """Say why a task stands where it stands."""
-    reason, wake_at, evidence = _ANSWERS[record.state](record, facts)
+    answers = _SEEN if record.observed else _ANSWERS
+    reason, wake_at, evidence = answers[record.state](record, facts)
     return Explanation(reason, wake_at, [*evidence, *_past(record, facts)])
 
 
@@ -58,13 +58,18 @@ _Answer = tuple[str, "int | None", list[str]]
 
 def _queued(r: Record, f: Facts) -> _Answer:
     if r.deadline_at is not None and r.deadline_at <= f.now:
-        verdict, seen = _unswept(f.now - r.deadline_at, f)
+        verdict, seen = unswept(f.now - r.deadline_at, f)
         return (
             f"expired at {clock(r.deadline_at, f.now)} before anybody ran it: {verdict}",
             r.publish_at,
             seen,
         )
     nobody, evidence = _nobody(r, f)
+    pause = paused(r, f)
+    if pause is not None:
+        sentence, hint = about(pause, f.now)
+        nobody = f"{sentence}; the first worker that meets it holds it back"
+        evidence.append(hint)
     arrived = f.last("submit", "adopt", "release", "replay", "lose", "replace")
     if arrived is not None:
         evidence.append(f"queued since {clock(arrived.at, f.now)} ({arrived.verb})")
@@ -84,7 +89,7 @@ def _nobody(r: Record, f: Facts) -> tuple[str | None, list[str]]:
     live = f.live
     if live:
         return _missing(r, live), [
-            f"{w.hostname} (pid {w.pid}, {w.phase}) consumes {_names(w.queues)} and runs {w.running}" for w in live
+            f"{w.hostname} (pid {w.pid}, {w.phase}) consumes {names(w.queues)} and runs {w.running}" for w in live
         ]
     last = max(f.workers, key=lambda w: w.heartbeat_at, default=None)
     if last is None:
@@ -95,7 +100,7 @@ def _nobody(r: Record, f: Facts) -> tuple[str | None, list[str]]:
 def _missing(r: Record, live: Sequence[Worker]) -> str | None:
     here = [w for w in live if w.broker == r.broker]
     if not here:
-        others = _names(sorted({w.broker for w in live}))
+        others = names(sorted({w.broker for w in live}))
         return f"no live worker uses its broker '{r.broker}': the live ones use {others}"
     consuming = [w for w in here if r.queue in w.queues]
     if not consuming:
@@ -173,58 +178,13 @@ def _running(r: Record, f: Facts) -> _Answer:
     late = f.now - (r.lease_expires_at or f.now)
     reason = f"running on {who} since {since}, lease until {until}"
     if late > 0:
-        verdict, seen = _unswept(late, f)
+        verdict, seen = unswept(late, f)
         reason = f"the lease of {who}, running since {since}, passed at {until}, {span(late)} ago: {verdict}"
         evidence += seen
     if r.cancel_requested_at is not None:
         why = f": {brief(r.cancel_reason)}" if r.cancel_reason else ""
         reason += f"; its cancellation was asked for at {clock(r.cancel_requested_at, f.now)}{why}"
     return reason, r.lease_expires_at, evidence
-
-
-def _unswept(late: int, f: Facts) -> tuple[str, list[str]]:
-    """Say who should look at something that is due, and the workers that could."""
-    if not f.live:
-        last = max((w.heartbeat_at for w in f.workers), default=None)
-        heard = "none is registered" if last is None else f"the last one was heard of {span(f.now - last)} ago"
-        return "no live worker sweeps the ledger", [f"no live worker: {heard}"]
-    seen = [f"{w.hostname} (pid {w.pid}) is {w.phase}, heard of {span(f.now - w.heartbeat_at)} ago" for w in f.live]
-    if late > STUCK * SECOND:
-        names = ", ".join(w.hostname for w in f.live)
-        return f"{names} should have swept it, but no sweep gets through", seen
-    return "the next sweep of a live worker takes it up", seen
-
-
-# --- waiting ----------------------------------------------------------------------------------------
-
-
-def _waiting(r: Record, f: Facts) -> _Answer:
-    at, told = clock(r.wake_at, f.now), brief(r.wait_reason or "")
-    evidence = [f"waiting since {clock(r.wait_since, f.now)}: {told}"]
-    if r.wait_kind == states.RETRY:
-        of = "" if f.max_retries is None else f" of {f.max_retries}"
-        reason = f"retry {r.retries}{of} at {at} after {brief(r.failure.headline) if r.failure else told}"
-    elif r.wait_kind == states.SCHEDULED:
-        reason = f"scheduled for {at}: {told}"
-    elif r.wait_kind == states.DUPLICATE:
-        reason = _duplicate(r, f)
-    else:
-        reason = f"waits ({r.wait_kind}): {told}; looked at again at {at}"
-    late = f.now - (r.wake_at if r.wake_at is not None else f.now)
-    if late > LATE * SECOND:
-        verdict, seen = _unswept(late, f)
-        reason += f"; due for {span(late)} already: {verdict}"
-        evidence += seen
-    elif late < 0:
-        evidence.append(f"looked at again at {at}, in {span(late)}")
-    return reason, r.wake_at, evidence
-
-
-def _duplicate(r: Record, f: Facts) -> str:
-    h = f.holder
-    if h is None:
-        return f"waits for the task that held the same key '{r.key}', which is gone: it ends as dead"
-    return f"waits for {h.task_id} ({h.state}), which holds the same key '{r.key}', to take its outcome"
 
 
 # --- over -------------------------------------------------------------------------------------------
@@ -246,7 +206,11 @@ def _dead(r: Record, f: Facts) -> _Answer:
     reason = f"dead since {clock(r.finished_at, f.now)}, {tried}: {what}{_owed(r)}"
     ended = f.last("fail", "lose", "expire", "park", "follow")
     told = ended is not None and ended.reason and (failed is None or ended.reason != failed.headline)
-    return reason, r.publish_at, [f"{ended.verb}: {brief(ended.reason)}"] if ended and told else []
+    evidence = [f"{ended.verb}: {brief(ended.reason)}"] if ended and told else []
+    if failed and failed.verdict:
+        evidence.append(f"why it was not tried again: {brief(failed.verdict)}")
+    evidence.append(f"bring it back with: {COMMAND} replay {r.task_id}")
+    return reason, r.publish_at, evidence
 
 
 def _cancelled(r: Record, f: Facts) -> _Answer:
@@ -282,15 +246,30 @@ def _past(r: Record, f: Facts) -> list[str]:
     return lines
 
 
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(f"'{n}'" for n in names) or "nothing"
+# --- observed ---------------------------------------------------------------------------------------
+
+
+def _seen(r: Record, f: Facts) -> _Answer:
+    """Tell of a task that Celery runs without the ledger what its signals told."""
+    seen = f.last("observe")
+    since = clock(seen.at if seen is not None else r.submitted_at, f.now)
+    told = f": {brief(r.wait_reason)}" if r.wait_reason else ""
+    by = f" on {seen.actor}" if seen is not None and seen.actor and r.state == states.RUNNING else ""
+    reason = f"seen {r.state}{by} at {since}{told}; it is only observed"
+    return reason, None, ["Celery runs it by itself: the ledger tells what it saw, and promises nothing"]
+
+
+def _seen_dead(r: Record, f: Facts) -> _Answer:
+    reason, _, evidence = _dead(r, f)
+    return f"{reason}; it was only observed: submit it anew to run it again", None, evidence[:-1]
 
 
 _ANSWERS: dict[str, Callable[[Record, Facts], _Answer]] = {
     states.QUEUED: _queued,
     states.RUNNING: _running,
-    states.WAITING: _waiting,
+    states.WAITING: waiting,
     states.SUCCEEDED: _succeeded,
     states.DEAD: _dead,
     states.CANCELLED: _cancelled,
 }
+_SEEN: dict[str, Callable[[Record, Facts], _Answer]] = {**dict.fromkeys(_ANSWERS, _seen), states.DEAD: _seen_dead}

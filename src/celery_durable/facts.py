@@ -10,7 +10,7 @@ from celery_durable import states
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from celery_durable.records import Event, Failure, Record, Worker
+    from celery_durable.records import Event, Failure, Pause, Record, Worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,7 @@ class Facts:
     events: Sequence[Event] = ()
     failures: Sequence[Failure] = ()
     max_retries: int | None = None
+    pauses: Sequence[Pause] = ()
 
     @property
     def live(self) -> list[Worker]:
@@ -52,6 +53,9 @@ class Source(Protocol):
     def holder_of(self, record: Record) -> Record | None:
         """Return the row that an alias follows."""
 
+    def pauses(self) -> list[Pause]:
+        """List what is held back."""
+
     def events(self, row_id: int) -> list[Event]:
         """Return the history."""
 
@@ -69,4 +73,5 @@ def look_up(ledger: Source, record: Record, *, max_retries: int | None = None) -
         events=ledger.events(record.id),
         failures=ledger.failures(record.id),
         max_retries=max_retries,
+        pauses=ledger.pauses() if record.state == states.QUEUED or record.wait_kind == states.PAUSED else (),
     )

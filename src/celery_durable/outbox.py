@@ -240,7 +240,7 @@ class Publisher:
         """Whether the broker failed a moment ago, so that trying now would only cost time."""
         return time.monotonic() < self._down_until
 
-    def ring(
+    def ring(  # noqa: PLR0913 - submitters and sweeps know different parts
         self, envelope: Envelope, task_id: str, envelope_no: int, *, retries: int | None = None,
         deadline_at: int | None = None, now: int | None = None, owed: bool = False,
     ) -> None:  # fmt: skip

@@ -242,6 +242,7 @@ class Record:
     owes: bool
     broker: str
     now: int
+    observed: bool = False
     failure: Failure | None = field(default=None)
 
     def decoded_result(self) -> Any:
@@ -271,7 +272,7 @@ class Record:
             "submitted_by": self.submitted_by, "started_at": isotime(self.started_at),
             "finished_at": isotime(self.finished_at), "lease": lease, "wait": wait,
             "failure": self.failure.as_json() if self.failure else None,
-            "result": self.decoded_result(), "progress": None,
+            "result": self.decoded_result(), "progress": None, "observed": self.observed,
         }  # fmt: skip
 
 

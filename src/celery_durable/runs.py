@@ -21,7 +21,7 @@ from celery_durable import adoption, states
 from celery_durable.attempt import Attempt
 from celery_durable.control import LedgerDown, Unclaimed
 from celery_durable.delivery import Delivery, Note, SoftLimitGuard
-from celery_durable.errors import LedgerUnavailable
+from celery_durable.errors import LedgerUnavailable, SubmitError
 from celery_durable.secrecy import TRACE_LOGGER, LogScrubber
 from celery_durable.telling import Telling
 from celery_durable.wiring import plugin
@@ -118,7 +118,10 @@ def _admitted(delivery: Delivery, guard: SoftLimitGuard) -> Attempt | Telling | 
         if note.recorded:
             adoption.park(delivery)
             return "its row is gone: the submission was rolled back, or the ledger lost commits"
-        submitted = adoption.adopt(delivery)
+        try:
+            submitted = adoption.adopt(delivery)
+        except SubmitError as exc:
+            return adoption.refuse(delivery, exc)
         if submitted.state != states.QUEUED:
             return f"the row that holds its key is {submitted.state} ({submitted.outcome})"
     return "its row changes hands too fast"

@@ -13,7 +13,7 @@ from celery_durable.classify import table_of
 from celery_durable.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 PREFIX = "durable_"
 DEFAULT_LEDGER_URL = "sqlite:///celery-durable.db"
@@ -36,6 +36,7 @@ class Settings:
     table_prefix: str = "durable_"
     unclassified: str = "dead"
     code_version: str = ""
+    observe: tuple[str, ...] = ()
     classify: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -55,8 +56,8 @@ class Settings:
                 raise SettingsError(_unknown(name, list(known)))
             value = conf[name]
             if value is not None:
-                mapped = setting.name == "classify"
-                values[setting.name] = table_of(value) if mapped else _typed(name, value, str(setting.type))
+                read = _READERS.get(setting.name)
+                values[setting.name] = read(value) if read else _typed(name, value, str(setting.type))
         settings = cls(**values)
         settings._check()
         return settings
@@ -107,6 +108,25 @@ def _typed(name: str, value: Any, kind: str) -> Any:
         pass
     expected = {"float": "a number", "int": "a whole number", "str": "a string"}[kind]
     raise SettingsError(f"{name} is {value!r}: expected {expected}.")
+
+
+def _observed(value: Any) -> tuple[str, ...]:
+    """Take ``durable_observe``: whether stock tasks are observed, or globs that say which."""
+    if isinstance(value, str):  # from the environment
+        words = [word.strip() for word in value.split(",") if word.strip()]
+        value = {"true": True, "false": False}.get(value.strip().lower(), words)
+    if isinstance(value, bool):
+        return ("*",) if value else ()
+    if isinstance(value, list | tuple | set | frozenset) and all(isinstance(v, str) and v for v in value):
+        return tuple(value)
+    raise SettingsError(
+        f"durable_observe is {value!r}: it is True, False, or a list of task names, which may hold wildcards, "
+        'such as ["shop.*"].'
+    )
+
+
+#: Settings that are more than a number or a string.
+_READERS: dict[str, Callable[[Any], Any]] = {"classify": table_of, "observe": _observed}
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -25,7 +25,7 @@ STATES = (QUEUED, RUNNING, WAITING, SUCCEEDED, DEAD, CANCELLED)
 MOVES: dict[str, tuple[frozenset[str | None], frozenset[str]]] = {
     "submit": (frozenset({None}), frozenset({QUEUED, WAITING})),
     "adopt": (frozenset({None}), frozenset({QUEUED, WAITING})),
-    "park": (frozenset({None}), frozenset({DEAD})),
+    "park": (frozenset({None, QUEUED, WAITING}), frozenset({WAITING, DEAD})),
     "claim": (frozenset({QUEUED}), frozenset({RUNNING})),
     "succeed": (frozenset({RUNNING}), frozenset({SUCCEEDED})),
     "fail": (frozenset({RUNNING}), frozenset({WAITING, DEAD, CANCELLED})),
@@ -38,12 +38,17 @@ MOVES: dict[str, tuple[frozenset[str | None], frozenset[str]]] = {
     "cancel": (frozenset(LIVE), frozenset({RUNNING, CANCELLED})),
     "replay": (frozenset({DEAD, CANCELLED}), frozenset({QUEUED, WAITING})),
     "pause": (frozenset({QUEUED}), frozenset({WAITING})),
+    "hand_over": (frozenset({QUEUED}), frozenset({CANCELLED})),
 }
 #: Events that tell something without moving the row.
 NOTES = frozenset({"fenced", "event"})
+#: Events of rows that are merely observed: Celery moves those as it likes, no table binds them.
+SIGHTINGS = frozenset({"observe"})
 
 #: Wait kinds that only the ledger itself sets.
 SCHEDULED, RETRY, DUPLICATE, PAUSED = "scheduled", "retry", "duplicate", "paused"
+#: What a row waits for whose task no worker knew that got its message.
+UNREGISTERED = "unregistered"
 #: Wait kinds that a task's own code asks for.
 CONDITION, EVENT, SLEEP = "condition", "event", "sleep"
 
@@ -51,6 +56,8 @@ CONDITION, EVENT, SLEEP = "condition", "event", "sleep"
 FOLLOW_INTERVAL = 10.0
 #: Seconds after which a row that an open-ended pause holds is looked at, should its release have been lost.
 PAUSE_INTERVAL = 3600.0
+#: Seconds after which it is looked again whether a worker knows an unregistered task.
+UNREGISTERED_INTERVAL = 10.0
 
 
 class After(NamedTuple):
@@ -206,6 +213,25 @@ def hold(sentence: str, until: int | None) -> Move:
     """Hold a queued row back while an operator's pause lasts."""
     wake = At(until) if until is not None else After(PAUSE_INTERVAL)
     return Move("pause", WAITING, into_waiting(PAUSED, sentence, wake), sentence)
+
+
+def unregistered(task: str) -> Move:
+    """Let a queued row wait until a worker appears that knows its task."""
+    reason = f"no worker that got its message knows the task {task!r}"
+    return Move("park", WAITING, into_waiting(UNREGISTERED, reason, After(UNREGISTERED_INTERVAL)), reason)
+
+
+def undecodable(failure: Failure) -> Move:
+    """End a row whose message no worker can read; there is nobody who could be told."""
+    changes = into_terminal(DEAD, owed=None, failure_kind=failure.kind)
+    return Move("park", DEAD, changes, failure.headline, failure)
+
+
+def hand_over(task: str) -> Move:
+    """End a row whose task has no ledger any more: Celery runs its message, from now on it is only observed."""
+    reason = f"handed over to Celery: {task} is a stock task here"
+    changes = into_terminal(CANCELLED, owed=None) | {"claim_token": None, "deadline_at": None, "observed": 1}
+    return Move("hand_over", CANCELLED, changes | {"cancel_reason": reason}, reason)
 
 
 def replace_message(row: Row, envelope: Envelope, wake: When | None, *, token: str, owes: bool) -> Move:

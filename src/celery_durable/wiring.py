@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery_durable.ledger import Ledger
+from celery_durable.observer import Observer
 from celery_durable.outbox import Publisher, scope_of
 from celery_durable.settings import Settings
 
@@ -68,10 +69,18 @@ class Plugin:
         """The scope of the app's broker: a sweeper rings only rows of its own."""
         return scope_of(self.app.connection_for_write())
 
+    @cached_property
+    def observer(self) -> Observer:
+        """What carries sightings of stock tasks to the ledger."""
+        return Observer(lambda: self.ledger)
+
 
 def install(app: Celery) -> None:
     """Add the worker's steps to an app, once; safe to call for an app that never runs a worker."""
+    from celery_durable import observing  # it needs the plugin, as this does
+
     app = unwrapped(app)
+    observing.install(app)
     app.steps["worker"].add("celery_durable.worker.steps:DurableStep")
     app.steps["consumer"].add("celery_durable.worker.steps:ConsumptionStep")
 

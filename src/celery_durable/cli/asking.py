@@ -10,6 +10,7 @@ from celery_durable import states
 from celery_durable.cli import output
 from celery_durable.cli.common import ready
 from celery_durable.cli.group import command
+from celery_durable.cli.lists import pauses_table
 from celery_durable.cli.output import Column
 from celery_durable.cli.pages import (
     failures_page,
@@ -33,12 +34,16 @@ if TYPE_CHECKING:
 def status(ctx: click.Context, *, as_json: bool) -> None:
     """Show counts by state, queues, live workers."""
     ledger = ready(ctx).ledger
-    stats, workers = ledger.stats(), [w for w in ledger.workers() if w.live]
+    stats, workers, pauses = ledger.stats(), [w for w in ledger.workers() if w.live], ledger.pauses()
     if as_json:
-        output.emit({**stats, "workers": [w.as_json() for w in workers]})
+        document = {**stats, "workers": [w.as_json() for w in workers], "pauses": [p.as_json() for p in pauses]}
+        output.emit(document)
         return
     to = output.console(ctx)
     to.print(states_line(stats["states"]))
+    if pauses:
+        to.print()
+        to.print(pauses_table(pauses))
     to.print()
     to.print(queues_table(stats["queues"]) if stats["queues"] else "Nothing is queued.")
     to.print()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
@@ -9,7 +10,7 @@ from rich.text import Text
 
 from celery_durable import states
 from celery_durable.cli.output import Column, line, moment, pairs, plain, relative, shortened, table
-from celery_durable.wording import clock, counted, span
+from celery_durable.wording import brief, clock, counted, span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,7 +72,7 @@ def records_table(records: Sequence[Record]) -> Table:
     made = table(
         columns,
         [
-            (_ref(r, records), plain(r.state, r.state), r.task, r.queue, span(r.now - r.submitted_at), _note(r))
+            (ref_of(r, records), plain(r.state, r.state), r.task, r.queue, span(r.now - r.submitted_at), _note(r))
             for r in records
         ],
     )
@@ -79,7 +80,7 @@ def records_table(records: Sequence[Record]) -> Table:
     return made
 
 
-def _ref(r: Record, among: Sequence[Record]) -> str:
+def ref_of(r: Record, among: Sequence[Record]) -> str:
     """Return the key if that says more than the id, and no other task listed has the same."""
     unusable = r.duplicate_of is not None or len(r.key) > KEY_WIDTH or not r.key.isprintable()
     if unusable or any(o.key == r.key and o.task != r.task for o in among):
@@ -128,6 +129,11 @@ def record_page(r: Record, reason: str) -> RenderableType:
         rows.append(("owner", f"{r.lease_owner} (pid {r.lease_pid})"))
     if r.wait_kind:
         rows.append(("waits", f"{r.wait_kind}: {r.wait_reason} (since {moment(r.wait_since, r.now)})"))
+        if r.waits:
+            since = f", since {moment(r.waiting_from, r.now)}" if r.waiting_from is not None else ""
+            rows.append(("waited", f"{counted(r.waits, 'time')} in a row{since}"))
+        if r.give_up_at is not None:
+            rows.append(("gives up", moment(r.give_up_at, r.now)))
     if r.state == states.SUCCEEDED:
         rows.append(("result", line(repr(r.decoded_result()))))
     return pairs(rows)
@@ -164,6 +170,7 @@ def failures_page(failures: Sequence[Failure], now: int, *, full: bool) -> Rende
             Text(),
             plain(f"failure {number} of {len(failures)}: {f.kind}, attempt {f.claim}{where}", "bold"),
             plain(f"{moment(f.occurred_at, now)}{again}  fingerprint {f.fingerprint or '-'}", "dim"),
+            *_circumstances(f),
         ]
         trace, left_out = (f.traceback.rstrip(), 0) if full else shortened(f.traceback)
         if not trace or (number < len(failures) and not full):
@@ -175,3 +182,21 @@ def failures_page(failures: Sequence[Failure], now: int, *, full: bool) -> Rende
     if hidden:
         parts += [Text(), plain("Tracebacks are shortened; --full shows them whole.", "dim")]
     return Group(*parts)
+
+
+def _circumstances(f: Failure) -> list[RenderableType]:
+    """Tell what is known of an attempt beside the exception: why it was judged so, with what, where, how long."""
+    where = [
+        f"host {f.host}" if f.host else "",
+        f"after {f.runtime_micros / 1e6:.3g} s" if f.runtime_micros is not None else "",
+        f"{f.memory_bytes / 2**20:.0f} MiB of memory" if f.memory_bytes is not None else "",
+        f"code {f.code_version}" if f.code_version else "",
+    ]
+    lines = [
+        ("verdict", f"{f.verdict} ({'retryable' if f.retryable else 'not retryable'})" if f.verdict else ""),
+        ("arguments", f.arguments or ""),
+        ("where", ", ".join(x for x in where if x)),
+    ]
+    causes = json.loads(f.causes) if f.causes else []
+    lines += [("caused by", brief(" ".join(str(x) for x in cause.values()))) for cause in causes]
+    return [line(f"{name}: {told}") for name, told in lines if told]

@@ -11,11 +11,13 @@ from celery_durable.ledger import migrating
 from celery_durable.ledger.claiming import Claiming, Claims
 from celery_durable.ledger.database import Database
 from celery_durable.ledger.operating import Operating
+from celery_durable.ledger.parking import Parcel, Parking, Stranger
 from celery_durable.ledger.querying import Querying
-from celery_durable.ledger.registry import Presence, Registry
+from celery_durable.ledger.registry import Presence
 from celery_durable.ledger.replaying import Batch, Casualties
 from celery_durable.ledger.reporting import Failed, FailureGroup, Reporting, Which
-from celery_durable.ledger.submitting import Submitted, Submitting
+from celery_durable.ledger.sightings import Sighting, Sightings
+from celery_durable.ledger.submitting import Submitted
 from celery_durable.ledger.sweeping import Glance, Ring, Sweeping
 from celery_durable.ledger.verifying import Verifying
 
@@ -23,12 +25,12 @@ if TYPE_CHECKING:
     from celery_durable.settings import Settings
 
 __all__ = [
-    "Batch", "Casualties", "Claiming", "Failed", "FailureGroup", "Glance", "Ledger", "Presence", "Ring", "Submitted",
-    "Which",
+    "Batch", "Casualties", "Claiming", "Failed", "FailureGroup", "Glance", "Ledger", "Parcel", "Presence", "Ring",
+    "Sighting", "Stranger", "Submitted", "Which",
 ]  # fmt: skip
 
 
-class Ledger(Submitting, Claims, Sweeping, Operating, Reporting, Querying, Verifying, Registry):
+class Ledger(Parking, Sightings, Claims, Sweeping, Operating, Reporting, Querying, Verifying):
     """One ledger: a database and a table prefix. Safe to share between threads and to use after a fork."""
 
     @classmethod

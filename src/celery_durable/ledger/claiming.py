@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from celery_durable import states
 from celery_durable.errors import LeaseLost
 from celery_durable.ledger.moves import Entry, micros
+from celery_durable.ledger.placeholders import gives_way
 from celery_durable.ledger.waiting import Waiting
 from celery_durable.records import Claim
 
@@ -51,7 +52,7 @@ class Claims(Waiting):
             LedgerUnavailable: the database did not answer; nothing may run.
         """
         c = self.t.task.c
-        where = [c.task_id == task_id, self.in_state(states.QUEUED)]
+        where = [c.task_id == task_id, self.in_state(states.QUEUED), c.observed == 0]
         where.append(sa.or_(c.deadline_at.is_(None), c.deadline_at > self.dialect.instant_sql))
         where.append(~self.is_paused())
         if envelope_no is not None:
@@ -98,7 +99,7 @@ class Claims(Waiting):
 
     def _refused(self, row: sa.Row[Any] | None, token: str, envelope_no: int | None) -> Claiming:
         """Say why a row cannot be claimed, or that it is free; a claim of one's own is a success."""
-        if row is None:
+        if row is None or gives_way(row):
             return Claiming(None, "absent")
         if row.state == states.RUNNING and row.claim_token == token:
             return Claiming(_claim(row, token, row.claims))

@@ -7,6 +7,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from celery_durable import failures, states
+from celery_durable.errors import BadRequest
 from celery_durable.ledger.replaying import Replaying
 
 
@@ -17,12 +18,17 @@ class Operating(Replaying):
         """Cancel a live row; a running one is flagged and ends cancelled at its next move.
 
         Cancelling what is over, or flagged already, changes nothing. Returns the state that stands.
+
+        Raises:
+            BadRequest: the task is only observed: Celery runs it, whatever its row says.
         """
 
         def work(connection: sa.Connection) -> tuple[str, int]:
             row = self._locked(connection, row_id)
             if row.state in states.TERMINAL or row.cancel_requested_at is not None:
                 return row.state, 0
+            if row.observed:
+                raise BadRequest(f"{row.task_id} is only observed: use 'celery control revoke' to stop it.")
             move = states.cancel(row, uuid4().hex, reason)
             self.writer.write(connection, row, move, actor=actor)
             return move.to, int(row.aliases)

@@ -80,7 +80,7 @@ class Pausing(Room):
     def hold(self, task_id: str) -> bool:
         """Hold back a queued row that a pause concerns; False when none does any more."""
         c = self.t.task.c
-        query = sa.select(c.id).where(c.task_id == task_id)
+        query = sa.select(c.id).where(c.task_id == task_id, c.observed == 0)
         ids = self.db.run(lambda connection: connection.execute(query).scalars().all(), read_only=True)
         return bool(self._hold(ids))
 
@@ -112,7 +112,8 @@ class Pausing(Room):
     def _ids(self, kind: str, target: str, *where: sa.ColumnElement[bool]) -> Iterator[Sequence[int]]:
         """Batches of the rows of a target as they are now; whoever arrives later looks at the pauses itself."""
         c = self.t.task.c
-        query = sa.select(c.id).where(*where, c.finished_at.is_(None), (c.task if kind == TASK else c.queue) == target)
+        mine = (c.finished_at.is_(None), c.observed == 0, (c.task if kind == TASK else c.queue) == target)
+        query = sa.select(c.id).where(*where, *mine)
         ids = self.db.run(lambda connection: sorted(connection.execute(query).scalars()), read_only=True)
         for start in range(0, len(ids), BATCH):
             yield ids[start : start + BATCH]

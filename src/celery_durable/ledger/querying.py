@@ -48,9 +48,14 @@ class Querying(Room):
             raise NoSuchTask(f"The key {ref!r} is used by several tasks; say which: {names}.")
         return self.with_failure(found)[0]
 
+    def record(self, row_id: int) -> Record | None:
+        """Return the record of a row id, None when there is no such row."""
+        found = self.with_failure(self._records(self.t.task.c.id == row_id))
+        return found[0] if found else None
+
     def knows(self, task_id: str) -> bool:
-        """Whether there is a row of this task id."""
-        return bool(self._records(self.t.task.c.task_id == task_id))
+        """Whether there is a row of this task id that is more than an observation."""
+        return bool(self._records(self.t.task.c.task_id == task_id, self.t.task.c.observed == 0))
 
     def find(
         self, *, state: str | None = None, task: str | None = None, queue: str | None = None,
@@ -88,7 +93,7 @@ class Querying(Room):
         columns = [c[back.get(n, n)].label(n) for n in names]
         query = sa.select(*columns, self.dialect.instant_sql.label("now")).where(*where)
         rows = self._ask(query.order_by(*order or (c.id.desc(),)).limit(limit))
-        return [Record(**(dict(r._mapping) | {"owes": bool(r.owes)})) for r in rows]
+        return [Record(**(dict(r._mapping) | {"owes": bool(r.owes), "observed": bool(r.observed)})) for r in rows]
 
     def with_failure(self, records: list[Record]) -> list[Record]:
         """Attach the last failure to each record."""

@@ -52,8 +52,8 @@ class Failed:
 class FailureGroup:
     """Failures of one fingerprint, kind, exception and task; times in microseconds.
 
-    ``dead`` counts the tasks that died of it and are dead still: what a replay of the fingerprint brings back.
-    ``message`` is that of the latest.
+    ``dead`` counts the tasks that died of it and are dead still: what a replay of the fingerprint brings back, but for
+    those that were merely observed. ``message`` is that of the latest.
     """
 
     fingerprint: str

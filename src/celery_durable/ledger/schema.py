@@ -32,13 +32,13 @@ def text(length: int | None = None) -> sa.types.TypeEngine[str]:
 TASK_CHECKS = {
     "state_known": "state IN ('queued','running','waiting','succeeded','dead','cancelled')",
     "running_leased": (
-        "(state = 'running' AND lease_owner IS NOT NULL AND lease_expires_at IS NOT NULL"
-        " AND claim_token IS NOT NULL AND started_at IS NOT NULL)"
+        "(state = 'running' AND lease_owner IS NOT NULL AND started_at IS NOT NULL"
+        " AND (observed = 1 OR (lease_expires_at IS NOT NULL AND claim_token IS NOT NULL)))"
         " OR (state <> 'running' AND lease_owner IS NULL AND lease_expires_at IS NULL)"
     ),
     "waiting_explained": (
         "(state = 'waiting' AND wait_kind IS NOT NULL AND wait_reason IS NOT NULL AND wait_reason <> ''"
-        " AND wait_since IS NOT NULL AND wake_at IS NOT NULL)"
+        " AND wait_since IS NOT NULL AND (wake_at IS NOT NULL OR observed = 1))"
         " OR (state <> 'waiting' AND wait_kind IS NULL AND wake_at IS NULL)"
     ),
     "dead_has_kind": ("(state = 'dead' AND failure_kind IS NOT NULL) OR (state <> 'dead' AND failure_kind IS NULL)"),
@@ -46,7 +46,7 @@ TASK_CHECKS = {
         "(state IN ('succeeded','dead','cancelled') AND finished_at IS NOT NULL)"
         " OR (state IN ('queued','running','waiting') AND finished_at IS NULL)"
     ),
-    "queued_rung": "state <> 'queued' OR publish_at IS NOT NULL",
+    "queued_rung": "state <> 'queued' OR publish_at IS NOT NULL OR observed = 1",
     "owing_rung": "continuation_pending IS NULL OR (finished_at IS NOT NULL AND publish_at IS NOT NULL)",
     "rung_for_a_reason": "publish_at IS NULL OR state = 'queued' OR continuation_pending IS NOT NULL",
     "keyed_or_alias": (
@@ -57,6 +57,11 @@ TASK_CHECKS = {
         " AND deferrals >= 0 AND envelope_no >= 1 AND max_losses >= 1"
     ),
     "on_loss_known": "on_loss IN ('retry','dead')",
+    # What is merely observed is due at no time: no sweep sees it.
+    "observed_unpromised": (
+        "observed = 0 OR (observed = 1 AND lease_expires_at IS NULL AND wake_at IS NULL AND publish_at IS NULL"
+        " AND deadline_at IS NULL AND continuation_pending IS NULL AND claim_token IS NULL)"
+    ),
 }
 
 

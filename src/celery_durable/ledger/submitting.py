@@ -11,8 +11,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from celery_durable import keys, states
 from celery_durable.errors import KeyConflict, TaskIdConflict
-from celery_durable.ledger.base import Room
 from celery_durable.ledger.moves import Entry, queue_of
+from celery_durable.ledger.placeholders import Placeholders, gives_way
 
 if TYPE_CHECKING:
     from celery_durable.records import Failure, Submission
@@ -41,7 +41,7 @@ class Submitted:
     result_type: str | None = None
 
 
-class Submitting(Room):
+class Submitting(Placeholders):
     """Submissions become rows before a broker or worker sees them."""
 
     def submit(
@@ -161,6 +161,10 @@ class Submitting(Room):
         """Judge a submission whose id or key is there; None when it is gone again."""
         c = self.t.task.c
         own = self.writer.lock(connection, c.task_id == sub.task_id)
+        if own and gives_way(own[0]):
+            row_id = self.make_way(connection, own[0], self._values(sub), actor)
+            state = states.QUEUED if sub.wake is None else states.WAITING
+            return None if row_id is None else Submitted("new", row_id, sub.task_id, state, publish=sub.wake is None)
         if own:
             return self._own(own[0], sub)
         held = self.writer.lock(connection, c.key_digest == keys.digest(sub.task, sub.key))

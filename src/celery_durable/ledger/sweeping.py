@@ -75,7 +75,7 @@ class Sweeping(Waiting):
         due = (
             self.in_state(states.WAITING),
             c.wake_at <= self.dialect.instant_sql,
-            c.wait_kind != states.DUPLICATE,
+            c.wait_kind.not_in((states.DUPLICATE, states.UNREGISTERED)),
         )
         columns = (c.id, c.state, c.claims, c.wait_kind, c.task, c.queue)
 

@@ -25,7 +25,7 @@ EXISTS, CLAIMED, FAILED, WAITS, IDEMPOTENT = 1, 2, 3, 4, 5
 CHECKED = {
     "state_known": EXISTS, "running_leased": CLAIMED, "waiting_explained": WAITS, "dead_has_kind": FAILED,
     "terminal_finished": EXISTS, "queued_rung": EXISTS, "owing_rung": EXISTS, "rung_for_a_reason": EXISTS,
-    "keyed_or_alias": IDEMPOTENT, "counters": CLAIMED, "on_loss_known": CLAIMED,
+    "keyed_or_alias": IDEMPOTENT, "counters": CLAIMED, "on_loss_known": CLAIMED, "observed_unpromised": EXISTS,
 }  # fmt: skip
 #: Task rows per slice, and how many violations of one kind are told per slice.
 SLICE, TOLD = 5_000, 100
@@ -132,7 +132,7 @@ class Verifying(Registry):
             .outerjoin(told, told.c.task_row == c.id)
             .outerjoin(last, last.c.id == told.c.last_id)
             .where(
-                c.id > low, c.id <= high,
+                c.id > low, c.id <= high, c.observed == 0,
                 sa.or_(
                     last.c.id.is_(None), last.c.to_state != c.state, told.c.claims != c.claims,
                     told.c.fences != told.c.claims, told.c.fence > c.claims, told.c.successes > 1,
@@ -157,10 +157,11 @@ class Verifying(Registry):
         )  # fmt: skip
         came, went = sa.func.coalesce(steps.c.from_state, ""), steps.c.to_state
         legal = sa.or_(
+            steps.c.verb.in_(states.SIGHTINGS),
             *(
                 sa.and_(steps.c.verb == verb, came.in_([s or "" for s in sources]), went.in_(targets))
                 for verb, (sources, targets) in states.MOVES.items()
-            )
+            ),
         )
         c = self.t.task.c
         query = (

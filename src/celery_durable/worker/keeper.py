@@ -107,6 +107,10 @@ class Keeper:
         """Stop consuming: a pool process could not reach the ledger."""
         self._leave(self._pause)
 
+    def leave(self, word: Callable[[], None]) -> None:
+        """Have something done in the keeper's thread, again and again while the ledger does not answer."""
+        self._leave(word)
+
     def _leave(self, word: Callable[[], None]) -> None:
         self._words.append(word)
         self._wake.set()

@@ -9,6 +9,7 @@ from celery.signals import worker_ready
 
 from celery_durable.errors import DurableError
 from celery_durable.wiring import plugin
+from celery_durable.worker.intake import Intake
 from celery_durable.worker.keeper import Keeper
 
 
@@ -53,13 +54,25 @@ class DurableStep(bootsteps.StartStopStep):
 
 
 class ConsumptionStep(bootsteps.StartStopStep):
-    """Pauses consumption while the ledger is away, also after the broker connection was renewed."""
+    """Looks at messages before Celery does, and pauses consumption while the ledger is away.
+
+    Both hold after the broker connection was renewed.
+    """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     label = "Durable consumption"
+    intake: Intake | None = None
 
     def start(self, consumer: Any) -> None:
-        """Give the keeper the consumer that it pauses."""
+        """Stand in front of the consumer's handlers, and give the keeper the consumer that it pauses."""
         keeper = plugin(consumer.app).keeper
-        if keeper is not None:
-            keeper.attach(consumer)
+        if keeper is None:
+            return
+        if self.intake is None:
+            self.intake = Intake(keeper, consumer)
+        self.intake.attach()
+        keeper.attach(consumer)
+
+    def info(self, consumer: Any) -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
+        """What ``celery inspect stats`` shows: messages that this worker did not run, by what became of them."""
+        return {"durable": dict(self.intake.counts)} if self.intake is not None else {}

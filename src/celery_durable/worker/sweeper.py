@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from celery_durable.outbox import Publisher
+from celery_durable.worker.strangers import Strangers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,6 +30,7 @@ class Sweeper:
         """``reserved`` tells whose messages sit in this process."""
         self.side, self.ledger, self.actor = side, side.ledger, actor
         self._reserved = reserved
+        self._strangers = Strangers(side, actor)
         self._publisher = Publisher(side.app, side.ledger.uuid)
         self._lease = side.settings.lease
         self._last: tuple[float, int] | None = None
@@ -40,11 +42,14 @@ class Sweeper:
         Raises:
             LedgerError: the ledger did not answer; what was not committed is due still.
         """
+        if self._last is None:
+            self._strangers.arrive()
         glance = self.ledger.glance(self.side.broker)
         may_expire = self._trusts_the_clock(glance)
         if glance.waits:
             self._all(lambda: self.ledger.release(BATCH, actor=self.actor))
             self.ledger.follow(BATCH, actor=self.actor)
+            self._strangers.sweep()
         if glance.leases and may_expire:
             for task_id in self.ledger.expire_leases(BATCH, actor=self.actor):
                 logger.warning("Task %s: its lease expired", task_id)

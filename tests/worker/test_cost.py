@@ -1,0 +1,57 @@
+"""What it costs: an idle worker's statements per interval, a task's statements on PostgreSQL."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from celery_durable import DurableTask
+from tests.waiting import wait_until
+from tests.worker.kit import migrated, rows, settled, statements, the_ledger, working
+
+INTERVAL = 0.2
+
+
+def test_an_idle_worker_asks_little(make):
+    app = make(durable_sweep_interval=INTERVAL, durable_lease=6)
+
+    @app.task(base=DurableTask)
+    def work(): ...
+
+    with working(app):
+        settled(app, work.delay())
+        with statements(app) as sent:
+            begun = time.monotonic()
+            wait_until(lambda: len(sent) >= 10, timeout=30)
+            wait_until(lambda: time.monotonic() - begun > 10 * INTERVAL, timeout=30)
+            intervals = (time.monotonic() - begun) / INTERVAL
+
+    asked = [s for s in sent if not s.startswith(("BEGIN", "PRAGMA"))]
+    assert len(asked) / intervals <= 3
+
+
+def test_a_task_costs_three_statements_on_postgresql(make, postgres_server):
+    """Submit, claim and succeed: one each, history row included, as the server itself saw them."""
+    url = postgres_server.database()
+    app = migrated(make(ledger_url=url, durable_sweep_interval=6, durable_lease=60))
+    name = url.rpartition("/")[2]
+
+    @app.task(base=DurableTask, bind=True)
+    def work(self):
+        return self.fence
+
+    with working(app):
+        settled(app, work.delay())
+        postgres_server.sql(f"ALTER DATABASE {name} SET log_statement = 'all'")
+        the_ledger(app).db.dispose()
+        before = len(postgres_server.log)
+        for _ in range(10):
+            work.delay()
+        wait_until(lambda: all(r.state == "succeeded" for r in rows(app)), timeout=30)
+        logged = postgres_server.log[before:]
+
+    seen = re.findall(r"LOG:  (?:statement|execute [^:]+): (\w+)([^\n]*)", logged)
+    writes = [rest for verb, rest in seen if verb == "WITH"]
+    assert len(writes) == 30, writes
+    assert not [verb for verb, _ in seen if verb in {"INSERT", "UPDATE", "DELETE"}]
+    assert logged.count("INSERT INTO durable_task ") == 10
