@@ -141,6 +141,11 @@ class Attempt:
                 wake = states.After(precondition.retry_in)
                 self.wait(states.Wait(states.CONDITION, reason, wake, give_up_after=self._task.requires_within))
 
+    @property
+    def succeeded(self) -> bool:
+        """Whether the outcome is recorded, as a success."""
+        return self._settled == states.SUCCEEDED
+
     def finished(self, traced: Any) -> bool:
         """Say whether Celery's view of the outcome is the ledger's; where not, it stays owed."""
         if self._settled is None:

@@ -261,18 +261,19 @@ def _failure(task: Any, exc: BaseException, args: Any, kwargs: Any, einfo: Any) 
     )
     verdict = classify.judge(exc, rules)
     kind = next((kind for cls, kind in _DEATHS if isinstance(exc, cls)), verdict.kind)
-    failure = failures.describe(exc, kind, worker=_host(task.request))
-    text = failure.traceback if exc.__traceback__ is not None else str(getattr(einfo, "traceback", "") or "")
     signature = _signature(task)
     values = redaction.secrets_of(signature, args, kwargs)
 
     def scrub(said: str) -> str:
         return redaction.scrub_patterns(redaction.scrub(said, values))
 
+    failure = failures.describe(exc, kind, worker=_host(task.request), scrub=scrub)
+    text = failure.traceback
+    if exc.__traceback__ is None and getattr(einfo, "traceback", None):
+        text = failures.shortened(scrub(failures.storable(str(einfo.traceback))), failures.MAX_TRACEBACK)
     return replace(
         failure,
-        message=scrub(failure.message),
-        traceback=failures.shortened(failures.storable(scrub(text)), failures.MAX_TRACEBACK),
+        traceback=text,
         causes=scrub(json.dumps(failures.causes(exc))),
         arguments=" ".join(redaction.shown(*redaction.arguments(signature, args, kwargs))),
         verdict=verdict.why,

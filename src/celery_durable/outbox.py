@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from celery.backends.rpc import RPCBackend
 from kombu import Exchange, Queue, binding
 from kombu.compression import compress
 from kombu.exceptions import EncodeError, OperationalError
@@ -289,6 +290,17 @@ class Publisher:
             self._idle.append(producer)
             self._down_until = 0.0
             return
+
+    def prepare_reply(self, task_id: str) -> None:
+        """Declare the queue that an ``rpc://`` result comes to: what nobody has declared is dropped."""
+        if isinstance(self.app.backend, RPCBackend):
+            producer, _ = self._take()
+            try:
+                self.app.backend.on_task_call(producer, task_id)
+            except Exception:
+                self._discard(producer)
+                raise
+            self._idle.append(producer)
 
     def depth(self, queue: str) -> int:
         """Count the messages that lie in a queue; 0 when that is unknown (PROTOCOL 8)."""

@@ -70,6 +70,12 @@ def entering(task: DurableTask) -> Attempt | Telling | None:
     return run
 
 
+def telling() -> bool:
+    """Whether Celery is sending what follows a success that is recorded already."""
+    attempt = current()
+    return attempt is not None and attempt.succeeded and not attempt.inside
+
+
 def deliver(task: DurableTask, tracer: Callable[..., Any], *call: Any) -> Any:
     """Handle one delivery in place of Celery's tracer, and return what the tracer would.
 
@@ -92,6 +98,10 @@ def deliver(task: DurableTask, tracer: Callable[..., Any], *call: Any) -> Any:
         _stack.push(run)
         try:
             traced = tracer(uuid, args, kwargs, request)
+        except Reject:
+            if not (isinstance(run, Attempt) and run.succeeded):
+                raise
+            return _dropped(Unclaimed("what follows is sent by a later sweep"))
         finally:
             _stack.pop()
         return traced if run.finished(traced) else _dropped(Unclaimed("what follows is sent by a later sweep"))

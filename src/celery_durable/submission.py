@@ -233,6 +233,7 @@ def ring(side: Plugin, publisher: Publisher, submitted: Submitted, envelope: Env
     """Try the broker once; tell the sweep when that failed."""
     try:
         if not publisher.down:
+            publisher.prepare_reply(submitted.task_id)
             publisher.ring(envelope, submitted.task_id, submitted.envelope_no, deadline_at=deadline_at)
             return
     except Exception as exc:  # noqa: BLE001 - whatever the transport raises, the row is safe

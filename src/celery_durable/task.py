@@ -7,10 +7,11 @@ import functools
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery import Task
+from celery.exceptions import Reject
 
 from celery_durable import outbox, runs, submission, wiring
 from celery_durable.control import TaskWaiting
-from celery_durable.errors import SubmitError
+from celery_durable.errors import LedgerError, SubmitError
 from celery_durable.outbox import Recorder, quieten, scope_of
 from celery_durable.states import CONDITION, After, Wait
 from celery_durable.waits import RETRY_IN
@@ -204,6 +205,8 @@ class DurableTask(Task):
             raise SubmitError(f'{self.name}: on_conflict is {on_conflict!r}; it is "return" or "raise".')
         if app.conf.task_always_eager:
             return super().apply_async(args, kwargs, task_id, **stock, **options)
+        if app.conf.task_protocol == 1:
+            raise SubmitError(f"{self.name}: task_protocol is 1, which carries no headers; set it to 2, the default.")
         if asyncio.iscoroutinefunction(self.run):
             raise SubmitError(f"{self.name} is an 'async def': Celery cannot run it; make it a plain function.")
         side = wiring.plugin(app)
@@ -229,6 +232,12 @@ class DurableTask(Task):
         except submission.Collapsed as met:
             submission.restore_result(app, met.submitted)
             return self.AsyncResult(met.submitted.task_id)
+        except LedgerError as exc:
+            if runs.telling():
+                # The task that this one follows has succeeded. Celery would call that a failure and send its
+                # errbacks; so the outcome stays owed, and a later sweep has this sent.
+                raise Reject(exc, requeue=True) from exc
+            raise
 
 
 def _foreign(app: Celery, connection: Any, producer: Any, scope: str) -> Any:

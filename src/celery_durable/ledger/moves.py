@@ -81,7 +81,7 @@ class Writer:
             }  # fmt: skip
         connection.execute(sa.update(self.t.task).where(self.t.task.c.id == row.id).values(values))
         if move.sleep:
-            self._remember_sleep(connection, row, move.sleep, values["wake_at"])
+            self._remember_sleep(connection, row, move.sleep)
         if move.failure is not None:
             self.failure(connection, row.id, row.claims, move.failure)
         self.note(connection, row.id, Entry(move.verb, row.state, move.to, row.claims, actor, move.reason))
@@ -104,9 +104,10 @@ class Writer:
         ]  # fmt: skip
         connection.execute(sa.insert(self.t.event).values(told))
 
-    def _remember_sleep(self, connection: sa.Connection, row: sa.Row[Any], name: str, until: Any) -> None:
-        """Remember that a sleep was begun and when it ends; one that was begun before keeps its end."""
-        step = self.t.step
+    def _remember_sleep(self, connection: sa.Connection, row: sa.Row[Any], name: str) -> None:
+        """Remember that a sleep was begun and when it ends: as the row wakes. One that was begun before keeps its end."""
+        step, task = self.t.step, self.t.task
+        until = sa.select(task.c.wake_at).where(task.c.id == row.id).scalar_subquery()
         known = sa.select(step.c.name).where(step.c.task_row == row.id, step.c.name == name)
         if connection.execute(known).first() is None:
             connection.execute(

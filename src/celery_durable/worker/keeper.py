@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds past a time limit after which the keeper lets a lease go, whatever the pool does about it.
 LIMIT_GRACE = 5.0
+#: How many recorded revokes are remembered, as many as Celery itself keeps.
+MAX_REVOKED = 50_000
 #: Seconds between two looks at whether the pool's processes live.
 DEATH_WATCH = 0.2
 
@@ -64,6 +66,7 @@ class Keeper:
         self._kept: dict[str, Kept] = {}
         self._reserved: Any = WeakValueDictionary()
         self._told: dict[str, str] = {}
+        self._revoked: dict[str, bool] = {}
         self._words: deque[Callable[[], None]] = deque()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -101,7 +104,14 @@ class Keeper:
 
     def revoked(self, request: Any, *, expired: bool, reason: str) -> None:
         """Have a stock revoke, or an expiry that Celery saw, recorded as a move of the row."""
+        self._revoked[request.id] = True
+        if len(self._revoked) > MAX_REVOKED:
+            self._revoked.pop(next(iter(self._revoked)))
         self._leave(partial(self._record_revoke, request, expired=expired, reason=reason))
+
+    def has_revoked(self, task_id: str) -> bool:
+        """Whether a revoke of this task was recorded here: from then on the row knows better than Celery."""
+        return task_id in self._revoked
 
     def ledger_failed(self) -> None:
         """Stop consuming: a pool process could not reach the ledger."""

@@ -63,7 +63,7 @@ class DurableRequest(Request):
 
     def _limits(self, ours: float) -> tuple[Any, Any]:
         """Give a task without a hard limit one, so that a hung body cannot hold a renewed lease for ever."""
-        hard, soft = self.time_limits
+        hard, soft = (*self.time_limits, None, None)[:2]
         hard = hard or self._task.time_limit
         soft = soft or self._task.soft_time_limit
         if hard is None:
@@ -182,7 +182,9 @@ class DurableRequest(Request):
 
     def revoked(self) -> bool:
         """Say whether Celery shall drop the delivery; never one that has only an outcome to tell (PROTOCOL 14)."""
-        return not self.owed and bool(super().revoked())
+        if self.owed or (self.note.recorded and self.keeper is not None and self.keeper.has_revoked(self.id)):
+            return False  # the row has taken the revoke; if it rings still, that is for what came after
+        return bool(super().revoked())
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:  # noqa: FBT001
         """Turn Celery's revoke into a move of the row, which outlives this worker's memory (PROTOCOL 14)."""
