@@ -2,141 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import os
-import pty
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
 
 from celery_durable import states
-from celery_durable.ledger import Ledger
-from celery_durable.ledger.registry import Presence
-from celery_durable.settings import Settings
+from tests.cli.kit import enter, on_a_terminal
 from tests.ledger import kit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from celery_durable.ledger import Ledger
 
-APP = """
-import os, sys
-from celery import Celery
-
-print("noise from the app")
-app = Celery("shop", broker="memory://", set_as_current=False)
-app.conf.durable_ledger_url = {url!r}
-app.conf.imports = ["orders"]
-app.conf.update({conf!r})
-"""
-TASKS = """
-from shop import app
-
-print("noise from the tasks")
-
-@app.task(name="shop.charge", max_retries=20)
-def charge():
-    pass
-"""
 RECORD = {
     "id", "task_id", "task", "key", "state", "queue", "priority", "root_id", "parent_id", "claims", "losses", "retries",
     "publish_count", "submitted_at", "submitted_by", "started_at", "finished_at", "lease", "wait", "failure", "result",
-    "progress",
+    "progress", "observed",
 }  # fmt: skip
 FAILURE = {
     "claim", "kind", "exception", "message", "traceback", "fingerprint", "retryable", "retry_at", "worker", "pid",
-    "occurred_at",
+    "occurred_at", "host", "verdict", "causes", "arguments", "runtime", "memory_bytes", "code_version",
 }  # fmt: skip
 WORKER = {"id", "hostname", "pid", "queues", "started_at", "heartbeat_at", "phase", "running"}
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The one document on stdout."""
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> str:
-        """The one line on stderr beside what the app printed there."""
-        lines = [x for x in self.err.splitlines() if not x.startswith("noise")]
-        assert len(lines) == 1, self.err
-        return lines[0]
-
-
-class Shop:
-    """An app in a folder of its own."""
-
-    def __init__(self, folder: Path, zygote: subprocess.Popen[str]) -> None:
-        self.zygote = zygote
-        self.folder, self.url = folder, f"sqlite:///{folder / 'ledger.db'}"
-        self.write()
-        (folder / "orders.py").write_text(TASKS)
-
-    def write(self, url: str | None = None, **conf: Any) -> None:
-        (self.folder / "shop.py").write_text(APP.format(url=url or self.url, conf=conf))
-
-    @property
-    def environment(self) -> dict[str, str]:
-        hidden = {"COLUMNS", "NO_COLOR", "FORCE_COLOR", "APP", "CELERY_APP"}
-        return {k: v for k, v in os.environ.items() if k not in hidden} | {"TERM": "xterm"}
-
-    def celery(self, *words: str, env: dict[str, str] | None = None) -> Answer:
-        """`python -m celery ...` in a process forked from one that has imported the libraries."""
-        out, err = self.folder / "stdout", self.folder / "stderr"
-        request = {"words": words, "folder": str(self.folder), "environment": self.environment | (env or {})}
-        print(json.dumps(request | {"out": str(out), "err": str(err)}), file=self.zygote.stdin, flush=True)
-        return self._answer(int(self.zygote.stdout.readline()), out.read_text(), err.read_text())
-
-    def celery_afresh(self, *words: str) -> Answer:
-        """The same in a new interpreter, which is slow."""
-        command = [sys.executable, "-m", "celery", *words]
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=60, check=False
-        )
-        return self._answer(done.returncode, done.stdout, done.stderr)
-
-    def _answer(self, code: int, out: str, err: str) -> Answer:
-        assert "Traceback" not in err, err
-        return Answer(code, out, err)
-
-    def durable(self, *words: str, **options: Any) -> Answer:
-        return self.celery("-A", "shop", "durable", *words, **options)
-
-
-@pytest.fixture(scope="session")
-def zygote() -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(Path(__file__).with_name("zygote.py"))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield process
-        process.stdin.close()
-
-
-@pytest.fixture
-def shop(tmp_path: Path, zygote: subprocess.Popen[str]) -> Shop:
-    return Shop(tmp_path, zygote)
-
-
-@pytest.fixture
-def ledger(shop: Shop) -> Ledger:
-    ledger = Ledger.open(Settings(ledger_url=shop.url))
-    ledger.migrate()
-    return ledger
-
-
-def enter(ledger: Ledger, worker: str, *, queues: list[str], gone: bool = False) -> None:
-    ledger.enter(Presence(worker, worker.partition("/")[0], 11, queues, ["shop.charge"], kit.BROKER, 30))
-    phase = "stopped" if gone else "running"
-    ledger.beat(worker, phase=phase, running=0 if gone else 4)
 
 
 # --- migrate ------------------------------------------------------------------------------------------
@@ -174,7 +61,7 @@ def test_status(shop, ledger):
     assert "w1@host" in answer.out
     assert "w2@host" not in answer.out
     document = shop.durable("status", "--json").json
-    assert document.keys() == {"states", "queues", "workers"}
+    assert document.keys() == {"states", "queues", "workers", "pauses"}
     assert document["states"] == dict.fromkeys(states.STATES, 0) | {"queued": 3, "succeeded": 1}
     assert [(q["queue"], q["queued"]) for q in document["queues"]] == [("celery", 2), ("reports", 1)]
     assert all(q["oldest_age_seconds"] >= 0 for q in document["queues"])
@@ -438,25 +325,6 @@ def test_tables_fit_100_columns_and_have_no_colour_in_a_pipe(shop, ledger):
         assert max(map(len, out.splitlines())) <= 100
 
 
-def on_a_terminal(shop: Shop, *words: str) -> str:
-    leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "celery", *words]
-    with subprocess.Popen(command, cwd=shop.folder, env=shop.environment, stdout=follower, stderr=follower) as process:
-        os.close(follower)
-        seen = b""
-        while True:
-            try:
-                chunk = os.read(leader, 65536)
-            except OSError:  # Linux: the other side is closed
-                break
-            if not chunk:
-                break
-            seen += chunk
-        assert process.wait(60) == 0
-    os.close(leader)
-    return seen.decode()
-
-
 def test_colour_on_a_terminal_unless_refused(shop, ledger):
     kit.queued(ledger)
     assert "\x1b[36mqueued" in on_a_terminal(shop, "-A", "shop", "durable", "ls")
@@ -466,9 +334,10 @@ def test_colour_on_a_terminal_unless_refused(shop, ledger):
 def test_help_names_every_command(shop):
     out = shop.durable("--help").out
     assert {x.split()[0] for x in out.partition("Commands:")[2].splitlines() if x.strip()} == {
-        "cancel", "ls", "migrate", "show", "status", "verify", "why", "workers",
+        "cancel", "failures", "ls", "migrate", "pause", "replay", "resume", "send-event", "show", "status", "verify",
+        "waits", "why", "workers",
     }  # fmt: skip
-    for command in ("ls", "show", "cancel"):
+    for command in ("ls", "show", "cancel", "failures", "replay", "waits", "pause", "resume", "send-event"):
         assert "--json" in shop.durable(command, "--help").out
 
 

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conftest import DIALECTS
+from tests.ledger.failing import add_failures
 from tests.ledger.kit import empty, opened
 from tests.ledger.stock import fill
 
@@ -71,6 +72,24 @@ def stocked(make_database: Callable[[str], str]) -> Iterator[Callable[[str, int]
             ledger.migrate()
             fill(ledger, finished)
         return ledgers[dialect, finished]
+
+    yield ledger_of
+    for ledger in ledgers.values():
+        ledger.db.dispose()
+
+
+@pytest.fixture(scope="session")
+def failing(make_database: Callable[[str], str]) -> Iterator[Callable[[str], Ledger]]:
+    """The session's ledger of a dialect in which each of many tasks has failed, and one in twenty is dead."""
+    ledgers: dict[str, Ledger] = {}
+
+    def ledger_of(dialect: str) -> Ledger:
+        if dialect not in ledgers:
+            ledger = ledgers[dialect] = opened(make_database(dialect))
+            ledger.migrate()
+            fill(ledger, 20_000)
+            add_failures(ledger)
+        return ledgers[dialect]
 
     yield ledger_of
     for ledger in ledgers.values():

@@ -34,7 +34,8 @@ def opened(url: str, **settings: Any) -> Ledger:
 
 def empty(ledger: Ledger) -> None:
     """Delete every row."""
-    tables = (ledger.t.task, ledger.t.failure, ledger.t.event, ledger.t.worker)
+    t = ledger.t
+    tables = (t.task, t.failure, t.event, t.step, t.signal, t.pause, t.worker)
     ledger.db.run(lambda c: [c.execute(sa.delete(t)) for t in tables])
 
 

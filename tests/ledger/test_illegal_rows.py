@@ -81,6 +81,14 @@ ILLEGAL: dict[str, list[tuple[str, dict[str, Any], str]]] = {
         for name in ("claims", "losses", "retries", "publish_count", "rings", "deferrals")
     ]
     + [("queued", {"envelope_no": 0}, "no envelope"), ("queued", {"max_losses": 0}, "dead before it is lost")],
+    "observed_unpromised": [
+        ("queued", {"observed": 1}, "a promise to ring what is only observed"),
+        ("running", {"observed": 1, "claim_token": None}, "a lease of what is only observed"),
+        ("waiting", {"observed": 1}, "a time to wake what is only observed"),
+        ("succeeded", {"observed": 1, "deadline_at": NOW}, "a deadline of what is only observed"),
+        ("dead", {"observed": 1, **OWING}, "an outcome owed of what is only observed"),
+        ("succeeded", {"observed": 2}, "half observed"),
+    ],
     "on_loss_known": [("queued", {"on_loss": "explode"}, "no answer to a loss")],
 }
 CASES = [
@@ -156,13 +164,15 @@ def test_a_ledger_has_one_identity(ledger):
         ledger.db.run(lambda c: c.execute(second))
 
 
-def test_two_prefixes_are_two_ledgers(sqlite_ledger):
-    other = opened(sqlite_ledger.db.url.render_as_string(), table_prefix="other_")
+def test_two_prefixes_are_two_ledgers(make_database):
+    url = make_database("sqlite")
+    first, other = opened(url), opened(url, table_prefix="other_")
+    first.migrate()
     other.migrate()
 
     insert(other, values("queued"))
 
-    assert sqlite_ledger.find() == []
-    assert other.uuid != sqlite_ledger.uuid
+    assert first.find() == []
+    assert other.uuid != first.uuid
     with pytest.raises(exc.IntegrityError, match="other_queued_rung"):
         insert(other, values("queued", task_id="2", key_digest=b"2", publish_at=None))

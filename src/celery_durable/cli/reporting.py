@@ -10,7 +10,7 @@ from celery_durable.api import when
 from celery_durable.cli import output
 from celery_durable.cli.common import ready
 from celery_durable.cli.group import command
-from celery_durable.cli.lists import failures_list, groups_list, waits_table
+from celery_durable.cli.lists import failures_list, groups_list, waits_list
 from celery_durable.cli.moments import MOMENT
 from celery_durable.ledger import Which
 
@@ -63,6 +63,6 @@ def waits(
         output.emit([r.as_json() for r in found])
         return
     to = output.console(ctx)
-    to.print(waits_table(found) if found else "Nothing waits.")
+    to.print(waits_list(found) if found else "Nothing waits.")
     if len(found) == limit:
         to.print(output.plain(f"The first {limit}; --limit shows more.", "dim"))

@@ -105,7 +105,7 @@ class Writer:
         connection.execute(sa.insert(self.t.event).values(told))
 
     def _remember_sleep(self, connection: sa.Connection, row: sa.Row[Any], name: str) -> None:
-        """Remember that a sleep was begun and when it ends: as the row wakes. One that was begun before keeps its end."""
+        """Remember that a sleep was begun and ends as the row wakes; one that was begun before keeps its end."""
         step, task = self.t.step, self.t.task
         until = sa.select(task.c.wake_at).where(task.c.id == row.id).scalar_subquery()
         known = sa.select(step.c.name).where(step.c.task_row == row.id, step.c.name == name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from celery.utils.time import maybe_iso8601, maybe_make_aware
+from celery.utils.time import maybe_iso8601, maybe_make_aware, timezone
 
 from celery_durable.keys import MAX_LENGTH
 from celery_durable.outbox import moment
@@ -185,8 +185,13 @@ def _time(name: str, value: Any, zone: Any) -> None:
         return
     if not isinstance(value, str | datetime):
         raise Flaw(f"{name} is no time", type(value).__name__)
-    # Near the ends of the calendar a time is not one in every zone.
-    _tried(name, lambda: maybe_make_aware(maybe_iso8601(value), zone).timestamp())
+
+    def readable() -> None:
+        read = maybe_make_aware(maybe_iso8601(value), zone)
+        if name == "eta":  # near the ends of the calendar a time is not one in every zone
+            timezone.to_system(read).timestamp()
+
+    _tried(name, readable)
 
 
 def _tried(name: str, parse: Callable[[], object]) -> None:
