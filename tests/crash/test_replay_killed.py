@@ -31,7 +31,8 @@ def slain(stage: Stage, count: int) -> None:
     t, run = stage.ledger.t, stage.ledger.db.run
     tasks = [
         {
-            "task_id": f"slain-{n}", "idempotency_key": f"slain-{n}", "key_digest": n.to_bytes(32, "big"), "task": "work",
+            "task_id": f"slain-{n}", "idempotency_key": f"slain-{n}", "key_digest": n.to_bytes(32, "big"),
+            "task": "work",
             "state": "dead", "queue": "crash", "broker": stage.side.broker, "envelope": "{}", "body": b"x", "claims": 1,
             "max_losses": 3, "on_loss": "retry", "owes": 0, "submitted_at": NOW, "submitted_by": "shop",
             "started_at": NOW, "finished_at": NOW, "failure_kind": "permanent",

@@ -17,6 +17,7 @@ from tests.ledger.kit import (
     make_due,
     now,
     queued,
+    race,
     row_of,
     rows,
     running,
@@ -195,6 +196,16 @@ def _awaited(key):
 
 def test_an_awaited_submission_of_a_free_key_is_no_alias(ledger):
     assert alias(ledger).outcome == "new"
+
+
+def test_eight_replies_lost_at_once_make_one_alias(ledger):
+    first = queued(ledger, "order-1")
+    sub = _awaited("order-1")
+
+    done = race(8, lambda _: ledger.submit(sub))
+
+    assert sorted(d.outcome for d in done) == ["alias"] + ["own"] * 7
+    assert row_of(ledger, first.row_id).aliases == 1
 
 
 def test_the_same_alias_again_is_ones_own(ledger):

@@ -118,17 +118,22 @@ class Writer:
 
     def failure(self, connection: sa.Connection, row_id: int, claim: int, failure: Failure) -> None:
         """Write a failure row."""
-        connection.execute(
-            sa.insert(self.t.failure).values(
-                task_row=row_id, claim=claim, kind=failure.kind, exception=failure.exception[:255],
-                message=failure.message, traceback=failure.traceback, fingerprint=failure.fingerprint,
-                retryable=int(failure.retryable), retry_at=failure.retry_at, worker=failure.worker,
-                pid=failure.pid, host=failure.host, verdict=failure.verdict, causes=failure.causes,
-                arguments=failure.arguments, runtime_micros=failure.runtime_micros,
-                memory_bytes=failure.memory_bytes, code_version=failure.code_version,
-                occurred_at=self.dialect.clock_sql,
-            )
-        )  # fmt: skip
+        self.failures(connection, [(row_id, claim, failure)])
+
+    def failures(self, connection: sa.Connection, those: Sequence[tuple[int, int, Failure]]) -> None:
+        """Write failure rows: of which row, of which claim."""
+        rows = [
+            {
+                "task_row": row_id, "claim": claim, "kind": failure.kind, "exception": failure.exception[:255],
+                "message": failure.message, "traceback": failure.traceback, "fingerprint": failure.fingerprint,
+                "retryable": int(failure.retryable), "retry_at": failure.retry_at, "worker": failure.worker[:255],
+                "pid": failure.pid, "host": failure.host, "verdict": failure.verdict, "causes": failure.causes,
+                "arguments": failure.arguments, "runtime_micros": failure.runtime_micros,
+                "memory_bytes": failure.memory_bytes, "code_version": failure.code_version,
+            }
+            for row_id, claim, failure in those
+        ]  # fmt: skip
+        connection.execute(sa.insert(self.t.failure).values(occurred_at=self.dialect.clock_sql), rows)
 
     def note(self, connection: sa.Connection, row_id: int, entry: Entry) -> None:
         """Write a history row."""

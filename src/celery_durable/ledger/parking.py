@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from celery_durable import failures, keys, states
 from celery_durable.ledger.moves import micros
@@ -46,6 +47,10 @@ class Stranger:
     envelope: Envelope
 
 
+#: What became of a message: it has a row, or its row stands as it is.
+PARKED, KNOWN = "parked", "known"
+
+
 class Parking(Submitting, Registry):
     """Nothing that arrives is dropped without a row that says why."""
 
@@ -58,7 +63,44 @@ class Parking(Submitting, Registry):
         Raises:
             LedgerUnavailable: the database did not answer; nothing was kept, or all of it.
         """
-        return self.db.run(lambda connection: [self._take_in(connection, p, actor) for p in parcels])
+        try:
+            return self.db.run(lambda connection: self._take_all(connection, parcels, actor))
+        except exc.IntegrityError:  # somebody took one of the ids meanwhile
+            return self.db.run(lambda connection: [self._take_in(connection, p, actor) for p in parcels])
+
+    def _take_all(self, connection: sa.Connection, parcels: Sequence[Parcel], actor: str) -> list[str]:
+        """Write what needs no look at other rows with a few statements for all, and the others one by one."""
+        t, simple = self.t.task, [p for p in parcels if p.failure is not None and p.row is None]
+        ids = [p.submission.task_id for p in simple]
+        taken = set(connection.execute(sa.select(t.c.task_id).where(t.c.task_id.in_(ids))).scalars()) if ids else set()
+        new: dict[str, Parcel] = {}
+        for parcel in simple:
+            if parcel.submission.task_id not in taken:
+                new.setdefault(parcel.submission.task_id, parcel)
+        if new:
+            self._take_new(connection, list(new.values()), actor)
+        one_by_one = (p for p in parcels if new.get(p.submission.task_id) is not p)
+        outcomes = {id(p): self._take_in(connection, p, actor) for p in one_by_one}
+        return [outcomes.get(id(p), PARKED) for p in parcels]
+
+    def _take_new(self, connection: sa.Connection, parcels: Sequence[Parcel], actor: str) -> None:
+        t, values = self.t.task, [self._parked(p) for p in parcels]
+        clock = {k: v for k, v in values[0].items() if isinstance(v, sa.ColumnElement)}
+        plain = [{k: v for k, v in row.items() if k not in clock} for row in values]
+        connection.execute(sa.insert(t).values(clock), plain)
+        ids = [p.submission.task_id for p in parcels]
+        query = sa.select(t.c.task_id, t.c.id).where(t.c.task_id.in_(ids))
+        row_of = {r.task_id: r.id for r in connection.execute(query)}
+        dead = [(row_of[p.submission.task_id], 0, p.failure) for p in parcels if p.failure is not None]
+        self.writer.failures(connection, dead)
+        notes = [
+            {
+                "task_row": row_of[p.submission.task_id], "verb": "park", "from_state": None, "to_state": states.DEAD,
+                "claim": 0, "actor": actor[:255], "reason": _reason(p),
+            }
+            for p in parcels
+        ]  # fmt: skip
+        connection.execute(sa.insert(self.t.event).values(at=self.dialect.clock_sql), notes)
 
     def _take_in(self, connection: sa.Connection, parcel: Parcel, actor: str) -> str:
         if parcel.row is not None:
@@ -72,9 +114,9 @@ class Parking(Submitting, Registry):
             found = self.writer.lock(connection, self.t.task.c.task_id == sub.task_id)
             if found and not gives_way(found[0]):
                 if found[0].state != states.QUEUED or found[0].task != sub.task:
-                    return "known"
+                    return KNOWN
                 self.writer.write(connection, found[0], states.unregistered(sub.task), actor=actor)
-                return "parked"
+                return PARKED
             if found:
                 row_id = self.make_way(connection, found[0], self._parked(parcel), actor)
                 row_id = row_id or self._insert(connection, self._parked(parcel), "park", actor, _reason(parcel))
@@ -86,7 +128,7 @@ class Parking(Submitting, Registry):
             row_id = self._insert(connection, values, "park", actor, _reason(parcel))
         if failure is not None and row_id is not None:
             self.writer.failure(connection, row_id, 0, failure)
-        return "parked"
+        return PARKED
 
     def _move_own(self, connection: sa.Connection, parcel: Parcel, mark: tuple[str, int], actor: str) -> str | None:
         """Move the row that a message belongs to; None when there is no such row (PROTOCOL 6)."""
@@ -95,10 +137,10 @@ class Parking(Submitting, Registry):
             return None
         row = rows[0]
         if row.state != states.QUEUED or row.envelope_no != mark[1] or row.observed:
-            return "known"
+            return KNOWN
         move = states.unregistered(row.task) if parcel.failure is None else states.undecodable(parcel.failure)
         self.writer.write(connection, row, move, actor=actor)
-        return "parked"
+        return PARKED
 
     def _parked(self, parcel: Parcel) -> dict[str, Any]:
         if parcel.failure is None:

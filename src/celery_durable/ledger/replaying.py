@@ -136,7 +136,7 @@ class Replaying(Waiting):
             query = self._dead(replace(which, kind=kind_now), c.id, c.finished_at, cursor.label("place"))
             last = 0
             # Who is replayed and dies again has a later death: not this time.
-            while page := self._ask(query.where(cursor > last).order_by(cursor).limit(PAGE)):
+            while page := self._ask(query.where(c.finished_at <= begun, cursor > last).order_by(cursor).limit(PAGE)):
                 yield page
                 last = page[-1].place
 

@@ -226,8 +226,11 @@ class Submitting(Placeholders):
 
     def _alias(
         self, connection: sa.Connection, first: sa.Row[Any], sub: Submission, actor: str, verb: str
-    ) -> Submitted:
-        """Give a submission that is awaited under its own id a row that follows the holder of its key."""
+    ) -> Submitted | None:
+        """Give a submission that is awaited under its own id a row that follows the holder of its key.
+
+        None when it has that row already.
+        """
         wake = states.After(0 if first.state in states.TERMINAL else states.FOLLOW_INTERVAL)
         waiting = states.into_waiting(states.DUPLICATE, f"{first.task_id} holds the same key", wake)
         values = self._values(sub) | self.writer.values(
@@ -240,12 +243,12 @@ class Submitting(Placeholders):
                 "published_at": None,
             }
         )
+        row_id = self._insert(connection, values, verb, actor, f"alias of {first.task_id}")
+        if row_id is None:  # this very submission came twice at once: look again, its row is there now
+            return None
         connection.execute(
             sa.update(self.t.task).where(self.t.task.c.id == first.id).values(aliases=self.t.task.c.aliases + 1)
         )
-        row_id = self._insert(connection, values, verb, actor, f"alias of {first.task_id}")
-        if row_id is None:  # the same id came twice at once
-            raise TaskIdConflict(f"The task id {sub.task_id!r} is being submitted twice at once; try again.")
         return Submitted("alias", row_id, sub.task_id, states.WAITING)
 
 
