@@ -74,16 +74,18 @@ class Sightings(Submitting):
         # A publisher's word may come after the worker's.
         if not found.observed or seen.state == states.QUEUED:
             return
-        begins = seen.state == states.RUNNING
-        claims = found.claims + 1 if begins else max(found.claims, 1)
-        changes = self.writer.values(_columns(seen)) | {"claims": claims, "retries": seen.retries}
-        if not found.broker and seen.broker:
-            changes["broker"] = seen.broker
+        claims = found.claims + 1 if seen.state == states.RUNNING else max(found.claims, 1)
+        changes: dict[str, Any] = {"claims": claims}
+        # So may what one process saw, after what another saw of the next attempt.
+        late = _attempt(seen) < _attempt(found)
+        if not late:
+            changes |= self.writer.values(_columns(seen)) | {"retries": seen.retries}
         connection.execute(sa.update(self.t.task).where(c.id == found.id).values(changes))
         if seen.failure is not None:
-            self.writer.failure(connection, found.id, claims, seen.failure)
-        entry = Entry(SEEN, found.state, seen.state, claims, seen.worker, seen.reason)
-        self.writer.note(connection, found.id, entry)
+            self.writer.failure(connection, found.id, _attempt(seen), seen.failure)
+        target = found.state if late else seen.state
+        reason = f"late: {seen.state} {seen.reason}".rstrip() if late else seen.reason
+        self.writer.note(connection, found.id, Entry(SEEN, found.state, target, claims, seen.worker, reason))
 
     def _stored(self, connection: sa.Connection, seen: Sighting) -> sa.Row[Any] | None:
         rows = self.writer.lock(connection, self.t.task.c.task_id == seen.task_id)
@@ -100,6 +102,11 @@ class Sightings(Submitting):
             "claims": 0 if seen.state == states.QUEUED else 1,
         }  # fmt: skip
         return self.writer.values(values | _columns(seen))
+
+
+def _attempt(seen: Any) -> int:
+    """Number the attempt that a sighting or row tells of: who waits for its first retry has been tried once."""
+    return int(seen.retries) + (0 if seen.state == states.WAITING else 1)
 
 
 def _columns(seen: Sighting) -> dict[str, Any]:
