@@ -20,7 +20,7 @@ comma := ,
 space := $(subst ,, )
 EXTRAS = $(subst $(space),$(comma),$(strip $(foreach name,redis postgres mysql,$(findstring $(name),$(ARGS)))))
 
-.PHONY: help venv servers check format test matrix demo clean
+.PHONY: help venv servers check format test slow matrix demo clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -41,8 +41,11 @@ format: $(DEV)  ## repair what lint and formatting can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: servers  ## all tests, on real servers (ARGS= for pytest, WORKERS= processes)
-	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadgroup $(ARGS)
+test: servers  ## the tests, on real servers; the crash matrix in small (ARGS= for pytest, WORKERS= processes)
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadgroup -m "matrix or not slow" $(ARGS)
+
+slow: servers  ## the tests that take minutes each: a million rows
+	$(BIN)/python -m pytest tests -m "slow and not matrix" $(ARGS)
 
 matrix: servers  ## the crash matrix in full size
 	DURABLE_MATRIX=full $(BIN)/python -m pytest tests/crash -m matrix $(ARGS)

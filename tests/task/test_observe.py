@@ -250,15 +250,15 @@ def test_observation_on_every_database(ledger_url: str) -> None:
 
 def test_a_task_that_becomes_durable_takes_its_observed_row_over(make: Callable[..., Celery]) -> None:
     """The migration's second step, with messages of the first still in the broker."""
-    before, after = stock(make), make(durable_observe=True)
+    before = stock(make)
+    sent = before.tasks["shop.add"].delay(1, 2)
+    assert seen(before, sent, "queued").observed
+    after = make(durable_observe=True)
 
     @after.task(name="shop.add", base=DurableTask, shared=False)
     def add(x, y=0):
         return x + y
 
-    sent = before.tasks["shop.add"].delay(1, 2)
-    assert seen(before, sent, "queued").observed
-    observing._apps.discard(before)
     with working(after):
         found = over(after, sent)
     assert (found.state, found.observed, found.claims) == ("succeeded", False, 1)
