@@ -45,6 +45,7 @@ def test_a_call_is_a_row_and_a_message(app, broker_url):
         "failure": None,
         "result": None,
         "progress": None,
+        "observed": False,
     }
     assert verbs(app, result) == ["submit"]
     [message] = on_redis(broker_url)
