@@ -77,11 +77,8 @@ class Chaos:
         """Whether the next kill is due when so many orders are charged."""
         return self.missing > 0 and charged >= self._moments[len(self.kills)]
 
-    def strike(self, claimed: dict[str, int]) -> Kill | None:
-        """Kill a process that waits for the gateway, or its worker; None when nobody waits just now.
-
-        `claimed` are the orders that are running now, with the losses each has had.
-        """
+    def strike(self) -> Kill | None:
+        """Kill a process that waits for the gateway, or its worker; None when nobody waits just now."""
         holders = [(pid, order, self._fleet.owner(pid)) for pid, order in self._witness.in_flight()]
         targets = [(pid, order, worker) for pid, order, worker in holders if worker]
         if not targets:
@@ -91,7 +88,7 @@ class Chaos:
         victim = self._hit(blow, pid, worker)
         if victim is None:
             return None
-        self.kills.append(Kill(len(self.kills) + 1, blow, victim, order, time.monotonic(), dict(claimed)))
+        self.kills.append(Kill(len(self.kills) + 1, blow, victim, order, time.monotonic(), {}))
         return self.kills[-1]
 
     def recover(self, look: Callable[[str], Standing]) -> None:

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from chaos import Blow, Chaos, Kill
 from fleet import Fleet, tail
@@ -13,6 +14,8 @@ from services import Command, DemoError
 from stage import Stage
 from witness import Reconciliation, Witness
 
+LOOK = 0.2  # seconds between two looks at who has recovered
+LOOKS = 3  # orders looked up in the ledger between two ticks: a kill must not come too late for that
 TICK = 0.02  # seconds between two looks, as long as the quickest charge takes
 SHOWN = 3  # so many of a list of things that went wrong
 
@@ -47,6 +50,7 @@ class Run:
         self._charged = 0
         self._why: Command | None = None
         self._asked = False
+        self._looked = 0.0
 
     def play(self, kills: int, seed: int, timeout: float) -> Verdict:
         """Play to the end. Raises DemoError or FleetError when it cannot go on."""
@@ -89,14 +93,17 @@ class Run:
             raise DemoError(msg)
         charged = self._witness.charged().keys()
         self._charged = len(charged)
-        for order in charged - self._settled:
+        for order in islice(charged - self._settled, LOOKS):
             self._look_up(order)
-        chaos.recover(self._stage.look_up)
+        if time.monotonic() - self._looked > LOOK:  # as often as the figure is worth
+            chaos.recover(self._stage.look_up)
+            self._looked = time.monotonic()
         if chaos.due(self._charged):
-            # Asked for at the last moment: an order counts as stranded only if it really is.
-            standing = {o: self._stage.look_up(o) for o in self._witness.requested().keys() - self._settled}
-            kill = chaos.strike({o: s.losses for o, s in standing.items() if s.state == "running"})
+            unsettled = self._witness.requested().keys() - self._settled
+            kill = chaos.strike()
             if kill:
+                standing = {order: self._stage.look_up(order) for order in unsettled}
+                kill.stranded.update({o: s.losses for o, s in standing.items() if s.state == "running"})
                 self._screen.event(f"kill {kill.number}: SIGKILL {kill.victim}", "red")
                 self._ask_why(kill, chaos)
         self._show_why(wait=False)
