@@ -146,8 +146,8 @@ class Submitting(Placeholders):
             found: int | None = connection.execute(insert).scalar()
             return found
         try:
-            with connection.begin_nested():
-                result = connection.execute(sa.insert(task).values(values))
+            # No savepoint: InnoDB takes back the statement alone, and a deadlock would take the savepoint with it.
+            result = connection.execute(sa.insert(task).values(values))
         except exc.IntegrityError as error:
             if error.orig is not None and error.orig.args[0] == _MYSQL_DUPLICATE:
                 return None
