@@ -15,8 +15,9 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.serialization import dumps, loads
 
 from celery_durable import keys, redaction
+from celery_durable.capture import checked_size, moment, uncontinued
 from celery_durable.errors import LedgerUnavailable
-from celery_durable.outbox import GivenPublisher, checked_size, moment, uncontinued
+from celery_durable.outbox import GivenPublisher
 from celery_durable.records import Submission
 from celery_durable.states import After, At
 from celery_durable.wiring import plugin

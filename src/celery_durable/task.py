@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from celery import Task
 from celery.exceptions import Reject
 
-from celery_durable import outbox, runs, submission, wiring
+from celery_durable import capture, runs, submission, wiring
+from celery_durable.capture import Recorder, quieten
 from celery_durable.control import TaskWaiting
 from celery_durable.errors import LedgerError, SubmitError
-from celery_durable.outbox import Recorder, quieten, scope_of
+from celery_durable.outbox import scope_of
 from celery_durable.states import CONDITION, After, Wait
 from celery_durable.waits import RETRY_IN
 
@@ -216,7 +217,7 @@ class DurableTask(Task):
         def record(envelope: Envelope, body: Any) -> None:
             run = runs.running(str(envelope.headers["id"]))
             if run is not None:  # retry() or replace(): the row that runs is the one that moves
-                outbox.checked_size(self.name, envelope, side.settings.max_message_bytes)
+                capture.checked_size(self.name, envelope, side.settings.max_message_bytes)
                 args, kwargs = (body[0], body[1]) if isinstance(body, tuple) else (body["args"], body["kwargs"])
                 run.capture(submission.sealed(self, envelope, args, kwargs), wake)
                 return

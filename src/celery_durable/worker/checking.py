@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.time import maybe_iso8601, maybe_make_aware, timezone
 
+from celery_durable.capture import moment
 from celery_durable.keys import MAX_LENGTH
-from celery_durable.outbox import moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,9 +13,10 @@ from uuid import uuid4
 from kombu.serialization import dumps, registry
 
 from celery_durable import adoption, failures, redaction, submission
+from celery_durable.capture import moment
 from celery_durable.keys import MAX_LENGTH
 from celery_durable.ledger import Parcel
-from celery_durable.outbox import HEADER, moment
+from celery_durable.outbox import HEADER
 from celery_durable.records import Envelope, Submission
 from celery_durable.worker.checking import Flaw, Seen, usable_id
 
