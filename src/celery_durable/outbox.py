@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery.backends.rpc import RPCBackend
 from kombu.exceptions import OperationalError
 
+from celery_durable import failpoints
 from celery_durable.declarations import rebuilt
 
 if TYPE_CHECKING:
@@ -81,12 +82,13 @@ class Publisher:
         while True:
             producer, reused = self._take(fresh=fresh)
             try:
-                producer.publish(
-                    envelope.body, exchange=envelope.exchange, routing_key=envelope.routing_key,
-                    content_type=envelope.content_type, content_encoding=envelope.content_encoding,
-                    headers=dict(headers), declare=[rebuilt(d) for d in envelope.declare],
-                    retry=False, **properties,
-                )  # fmt: skip
+                with failpoints.around(failpoints.PUBLISH):
+                    producer.publish(
+                        envelope.body, exchange=envelope.exchange, routing_key=envelope.routing_key,
+                        content_type=envelope.content_type, content_encoding=envelope.content_encoding,
+                        headers=dict(headers), declare=[rebuilt(d) for d in envelope.declare],
+                        retry=False, **properties,
+                    )  # fmt: skip
             except Exception as exc:
                 self._discard(producer)
                 if reused and time.monotonic() < patience:

@@ -1,4 +1,4 @@
-"""Commands that only look: status, ls, show, why, workers, verify."""
+"""Commands that only look: status, ls, show, why, workers, verify, failpoints."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from celery_durable.cli.pages import (
     workers_table,
 )
 from celery_durable.explain import explain, look_up
+from celery_durable.failpoints import points
+from celery_durable.ledger import Ledger
 from celery_durable.wording import counted
 
 if TYPE_CHECKING:
@@ -147,3 +149,16 @@ def verify(ctx: click.Context, *, as_json: bool) -> None:
 def _explained(found: Deployment, record: Record) -> Explanation:
     limit = found.max_retries(record.task)
     return explain(record, look_up(found.ledger, record, max_retries=limit))
+
+
+@command
+def failpoints(_ctx: click.Context, *, as_json: bool) -> None:
+    """List the places at which DURABLE_FAILPOINTS can make a process die, fail, stop or wait.
+
+    For tests only: DURABLE_FAILPOINTS="succeed.commit=execute-then-die".
+    """
+    names = points(Ledger.verbs())
+    if as_json:
+        output.emit(names)
+    else:
+        click.echo("\n".join(names))

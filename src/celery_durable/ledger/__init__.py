@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from celery_durable.ledger import migrating
+from celery_durable import failpoints
+from celery_durable.ledger import injecting, migrating
 from celery_durable.ledger.claiming import Claiming, Claims
 from celery_durable.ledger.database import Database
 from celery_durable.ledger.operating import Operating
@@ -38,10 +39,17 @@ class Ledger(Parking, Sightings, Claims, Sweeping, Operating, Reporting, Queryin
         """Make a ledger from settings; nothing connects yet.
 
         Raises:
-            SettingsError: ``durable_ledger_url`` cannot be used.
+            SettingsError: ``durable_ledger_url`` cannot be used, or a failpoint is armed that does not exist.
         """
+        if failpoints.armed():
+            failpoints.check(cls.verbs())
         database = Database(settings.resolved_url())
         return cls(database, prefix=settings.table_prefix, republish_after=settings.republish_after)
+
+    @classmethod
+    def verbs(cls) -> list[str]:
+        """Name the methods that ask the database something, as failpoints call them."""
+        return injecting.verbs_of(cls)
 
     @cached_property
     def uuid(self) -> str:

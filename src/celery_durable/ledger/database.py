@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from celery_durable import failpoints
 from celery_durable.errors import LedgerSchemaError, LedgerUnavailable, SettingsError
+from celery_durable.ledger import injecting
 from celery_durable.ledger.dialects import DIALECTS, READ_ONLY, SQLITE, Dialect, create_engine
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ class Database:
                     f'pip install "celery-durable[{extra}]".'
                 ) from None
             self._pid = os.getpid()
+            if failpoints.armed():
+                injecting.listen(self._engine)
         return self._engine
 
     def dispose(self) -> None:
@@ -93,8 +97,11 @@ class Database:
         if autocommit or read_only:
             options["isolation_level"] = "AUTOCOMMIT"
         engine = self.engine.execution_options(**options) if options else self.engine
-        with engine.connect() as connection, connection.begin():
-            yield connection
+        with engine.connect() as connection:
+            with connection.begin():
+                yield connection
+            if failpoints.armed():
+                injecting.committed(connection)
 
     def run(
         self,
@@ -112,6 +119,12 @@ class Database:
             LedgerUnavailable: the database did not answer after bounded retries.
             LedgerSchemaError: its tables are missing.
         """
+        if failpoints.armed():
+            with injecting.during(work):
+                return self._run(work, autocommit=autocommit, read_only=read_only, task_id=task_id)
+        return self._run(work, autocommit=autocommit, read_only=read_only, task_id=task_id)
+
+    def _run(self, work: Callable[[sa.Connection], T], *, autocommit: bool, read_only: bool, task_id: str | None) -> T:
         autocommit = autocommit and self.dialect is not SQLITE
         tries = 0
         reached = False

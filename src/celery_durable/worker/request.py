@@ -11,7 +11,7 @@ from billiard.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExce
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request, task_ready
 
-from celery_durable import runs, submission
+from celery_durable import failpoints, runs, submission
 from celery_durable.delivery import Note
 from celery_durable.outbox import HEADER
 from celery_durable.wiring import plugin
@@ -85,18 +85,20 @@ class DurableRequest(Request):
         if self.early or self.acknowledged:
             return
         self.early = True
-        if self.keeper is not None and self.keeper.solo:
-            # The solo pool's event loop is busy with the task itself: nothing deferred would be sent.
-            self._message.ack_log_error(logger, self._connection_errors)
-        else:
-            self._on_ack(logger, self._connection_errors)
+        with failpoints.around(failpoints.ACKNOWLEDGE):
+            if self.keeper is not None and self.keeper.solo:
+                # The solo pool's event loop is busy with the task itself: nothing deferred would be sent.
+                self._message.ack_log_error(logger, self._connection_errors)
+            else:
+                self._on_ack(logger, self._connection_errors)
 
     def acknowledge(self) -> None:
         """Acknowledge the message, unless that was done when the pool accepted it."""
         if self.early:
             self.acknowledged = True
         else:
-            super().acknowledge()
+            with failpoints.around(failpoints.ACKNOWLEDGE):
+                super().acknowledge()
 
     def reject(self, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
         """Reject the message; one that is recorded is never requeued, its row is rung again instead."""

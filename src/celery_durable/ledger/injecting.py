@@ -1,0 +1,74 @@
+"""Failpoints at the ledger's statements and commits; nothing of this is there unless the environment arms one."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event, exc
+
+from celery_durable import failpoints
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import sqlalchemy as sa
+
+_verb: ContextVar[str] = ContextVar("durable_verb", default="")
+
+
+def verbs_of(ledger: type) -> list[str]:
+    """Name the methods of a ledger that ask the database something, as failpoints call them."""
+    methods = inspect.getmembers(ledger, inspect.isfunction)
+    return sorted({name.lstrip("_") for name, f in methods if {"db", "run"} <= set(f.__code__.co_names)})
+
+
+@contextmanager
+def during(work: Callable[..., object]) -> Iterator[None]:
+    """Let the points that the block comes by bear the name of the method in which ``work`` was written."""
+    name = getattr(work, "__qualname__", "").split(".<locals>")[0].rpartition(".")[2].lstrip("_")
+    token = _verb.set(name)
+    try:
+        yield
+    finally:
+        _verb.reset(token)
+
+
+def listen(engine: sa.Engine) -> None:
+    """Come by the points of an engine's statements and commits."""
+    event.listen(engine, "before_cursor_execute", _before)
+    event.listen(engine, "after_cursor_execute", _after)
+    event.listen(engine, "commit", _commit)
+
+
+def committed(connection: sa.Connection) -> None:
+    """Come by the point after a commit: SQLAlchemy tells of it before."""
+    _strike(connection, "commit", after=True)
+
+
+def _before(connection: sa.Connection, _cursor: Any, statement: str, *_: Any) -> None:
+    if not statement.startswith("BEGIN"):
+        _strike(connection, "statement")
+
+
+def _after(connection: sa.Connection, cursor: Any, statement: str, *_: Any) -> None:
+    if not statement.startswith("BEGIN"):
+        _strike(connection, "statement", after=True, cursor=cursor)
+
+
+def _commit(connection: sa.Connection) -> None:
+    _strike(connection, "commit")
+
+
+def _strike(connection: sa.Connection, place: str, *, after: bool = False, cursor: Any = None) -> None:
+    try:
+        failpoints.strike(f"{_verb.get()}.{place}", after=after)
+    except failpoints.Injected as injected:
+        # Cut for good: what was not committed is rolled back by the server, and the pool forgets the connection.
+        if cursor is not None:
+            cursor.close()  # SQLite keeps its locks as long as a statement has rows left to give
+        if not connection.closed and not connection.invalidated:
+            connection.invalidate(injected)
+        raise exc.OperationalError(place, {}, injected, connection_invalidated=True) from injected
