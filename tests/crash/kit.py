@@ -12,6 +12,7 @@ from contextlib import closing
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import redis
 import sqlalchemy as sa
 from kombu.exceptions import ChannelError
 
@@ -154,6 +155,11 @@ class Stage:
                 return int(connection.default_channel.queue_declare(QUEUE, passive=True).message_count)
             except ChannelError:  # Redis has no empty list
                 return 0
+
+    def lying(self) -> set[str]:
+        """Name the tasks whose messages lie in the queue of a Redis broker, not delivered or given back."""
+        with redis.Redis.from_url(self.app.conf.broker_url) as client:
+            return {json.loads(message)["headers"]["id"] for message in client.lrange(QUEUE, 0, -1)}
 
     # Waiting -------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from celery import chord
 from celery.exceptions import TaskRevokedError
 
 from celery_durable import DurableTask, ledger
+from celery_durable.worker.request import DurableRequest
 from tests.waiting import wait_until
 from tests.worker.kit import Gate, count, on_redis, over, record, revoke, settled, verbs, working
 
@@ -41,6 +42,24 @@ def test_a_stock_revoke_of_a_queued_task(results, shop, broker_url):
     assert record(results, second).publish_count <= 2, "it is not rung for ever"
     assert shop.ran == ["last"]
     assert on_redis(broker_url) == []
+
+
+def test_what_was_revoked_is_not_held_to_lie_in_the_worker(results, shop, monkeypatch):
+    """The outcome that is owed has to be rung at once, though the event loop may hold the request a little longer."""
+    kept = []
+    monkeypatch.setattr(DurableRequest, "_announce_revoked", _keeping(kept, DurableRequest._announce_revoked))
+    with working(results):
+        revoke(results, "mine")
+        settled(results, shop.task.apply_async(("never",), task_id="mine"))
+    assert kept
+
+
+def _keeping(kept, method):
+    def announce(self, *args):
+        kept.append(self)
+        return method(self, *args)
+
+    return announce
 
 
 def test_a_stock_revoke_before_the_worker_has_seen_the_task(results, shop):

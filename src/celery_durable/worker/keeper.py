@@ -104,6 +104,7 @@ class Keeper:
 
     def revoked(self, request: Any, *, expired: bool, reason: str) -> None:
         """Have a stock revoke, or an expiry that Celery saw, recorded as a move of the row."""
+        self._reserved.pop(request.id, None)  # its message is done with: the outcome that is owed has to be rung
         self._revoked[request.id] = True
         if len(self._revoked) > MAX_REVOKED:
             self._revoked.pop(next(iter(self._revoked)))
