@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 import sysconfig
@@ -46,6 +47,7 @@ def describe(
         worker=worker,
         pid=os.getpid(),
         claim=claim,
+        exception_args=_arguments(exc, scrub),
     )
 
 
@@ -84,6 +86,22 @@ def qualified_name(cls: type) -> str:
     """``module.Class``, without the module for builtins."""
     module = cls.__module__
     return cls.__qualname__ if module in {"builtins", None} else f"{module}.{cls.__qualname__}"
+
+
+def _arguments(exc: BaseException, scrub: Callable[[str], str]) -> str | None:
+    """Keep what the exception was made with, so far as that is plain data; None where its message has to do."""
+    try:
+        told = json.dumps([_plain(value, scrub) for value in exc.args])
+    except Exception:  # noqa: BLE001 - whatever it holds must not hide the failure
+        return None
+    return told if len(told) <= MAX_MESSAGE else None
+
+
+def _plain(value: object, scrub: Callable[[str], str]) -> object:
+    """One argument as JSON has it; what is no plain value is shown as its text, as Celery does."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return scrub(storable(value if isinstance(value, str) else repr(value)))
 
 
 def fingerprint(cls: type, tb: TracebackType | None) -> str:
@@ -135,19 +153,22 @@ def shortened(text: str, limit: int) -> str:
 
 
 def rebuilt(failure: Any, create: Any) -> Exception:
-    """Make an exception that stands for a stored one: of its own class where that is loaded, with its message.
+    """Make an exception that stands for a stored one: of its own class where that is loaded, with its arguments.
 
-    ``create`` is Celery's factory for classes that are not there, passed in to stay pure.
+    Its message stands in for arguments that could not be kept. ``create`` is Celery's factory for classes that are
+    not there, passed in to stay pure.
     """
     module, _, name = failure.exception.rpartition(".")
     own: Any = getattr(sys.modules.get(module or "builtins"), name, None)
     if isinstance(own, type) and not issubclass(own, Exception):  # SystemExit ends whoever raises it
         return RuntimeError(f"{name}: {failure.message}")
+    given = [json.loads(failure.exception_args)] if failure.exception_args else []
     for make in (own, create(name, module or "builtins")):
-        try:
-            exc = make(failure.message) if make is not None else None
-        except Exception:  # noqa: BLE001, S112 - its constructor wants something else
-            continue
-        if isinstance(exc, Exception):
-            return exc
+        for args in (*given, [failure.message]):
+            try:
+                exc = make(*args) if make is not None else None
+            except Exception:  # noqa: BLE001, S112 - its constructor wants something else
+                continue
+            if isinstance(exc, Exception):
+                return exc
     return RuntimeError(failure.message)

@@ -153,6 +153,8 @@ class Failure:
     runtime_micros: int | None = None
     memory_bytes: int | None = None
     code_version: str | None = None
+    #: What the exception was made with, as JSON, so that a result backend can make it again.
+    exception_args: str | None = None
 
     @property
     def headline(self) -> str:

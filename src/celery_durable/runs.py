@@ -61,6 +61,12 @@ def running(task_id: str) -> Attempt | None:
     return attempt if attempt is not None and attempt.inside and attempt.task_id == task_id else None
 
 
+def at(task_id: str) -> Attempt | Telling | None:
+    """Return the run of this delivery if it is this task's, whether its body runs or its outcome is told."""
+    run: Attempt | Telling | None = _stack.top
+    return run if run is not None and run.delivery.uuid == task_id else None
+
+
 def entering(task: DurableTask) -> Attempt | Telling | None:
     """Return the run whose body ``__call__`` is about to start; None for any other call of the task."""
     run: Attempt | Telling | None = _stack.top

@@ -61,11 +61,16 @@ def wake_of(app: Celery, countdown: float | None, eta: Any) -> After | At | None
 
 
 def owes(app: Celery, embed: Mapping[str, Any], group: object, *, ignore_result: bool) -> bool:
-    """Say whether anybody has to be told the outcome: a result backend, callbacks, a chain, a chord."""
+    """Say whether anybody has to be told the outcome: a result backend, callbacks, a chain, a chord.
+
+    The backend that reads the ledger need not be told.
+    """
     waits_for = ("callbacks", "errbacks", "chain", "chord")
-    if group or any(embed.get(name) for name in waits_for):
+    if any(embed.get(name) for name in waits_for):
         return True
-    return not ignore_result and not isinstance(app.backend, DisabledBackend)
+    if getattr(app.backend, "reads_the_ledger", False):
+        return False
+    return bool(group) or (not ignore_result and not isinstance(app.backend, DisabledBackend))
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +253,9 @@ def ring(side: Plugin, publisher: Publisher, submitted: Submitted, envelope: Env
 
 def restore_result(app: Celery, submitted: Submitted) -> None:
     """Store a succeeded row's result again: stock backends forget theirs after a while (PROTOCOL 4)."""
-    if submitted.state != "succeeded" or submitted.result_type is None or isinstance(app.backend, DisabledBackend):
+    if submitted.state != "succeeded" or submitted.result_type is None:
+        return
+    if isinstance(app.backend, DisabledBackend) or getattr(app.backend, "reads_the_ledger", False):
         return
     with suppress(Exception):  # the ledger has it; the backend is the user's convenience
         if app.backend.get_task_meta(submitted.task_id)["status"] not in celery_states.READY_STATES:

@@ -9,14 +9,17 @@ import sqlalchemy as sa
 
 from celery_durable import failpoints
 from celery_durable.ledger import injecting, migrating
+from celery_durable.ledger.chords import Chords, Part
 from celery_durable.ledger.claiming import Claiming, Claims
 from celery_durable.ledger.database import Database
+from celery_durable.ledger.listening import Ears
 from celery_durable.ledger.operating import Operating
 from celery_durable.ledger.parking import Parcel, Parking, Stranger
 from celery_durable.ledger.querying import Querying
 from celery_durable.ledger.registry import Presence
 from celery_durable.ledger.replaying import Batch, Casualties
 from celery_durable.ledger.reporting import Failed, FailureGroup, Reporting, Which
+from celery_durable.ledger.results import Seen, Stored
 from celery_durable.ledger.sightings import Sighting, Sightings
 from celery_durable.ledger.submitting import Submitted
 from celery_durable.ledger.sweeping import Glance, Ring, Sweeping
@@ -26,12 +29,12 @@ if TYPE_CHECKING:
     from celery_durable.settings import Settings
 
 __all__ = [
-    "Batch", "Casualties", "Claiming", "Failed", "FailureGroup", "Glance", "Ledger", "Parcel", "Presence", "Ring",
-    "Sighting", "Stranger", "Submitted", "Which",
+    "Batch", "Casualties", "Claiming", "Failed", "FailureGroup", "Glance", "Ledger", "Parcel", "Part", "Presence",
+    "Ring", "Seen", "Sighting", "Stored", "Stranger", "Submitted", "Which",
 ]  # fmt: skip
 
 
-class Ledger(Parking, Sightings, Claims, Sweeping, Operating, Reporting, Querying, Verifying):
+class Ledger(Parking, Sightings, Claims, Sweeping, Operating, Chords, Reporting, Querying, Verifying):
     """One ledger: a database and a table prefix. Safe to share between threads and to use after a fork."""
 
     @classmethod
@@ -50,6 +53,11 @@ class Ledger(Parking, Sightings, Claims, Sweeping, Operating, Reporting, Queryin
     def verbs(cls) -> list[str]:
         """Name the methods that ask the database something, as failpoints call them."""
         return injecting.verbs_of(cls)
+
+    @cached_property
+    def ears(self) -> Ears:
+        """Who listens for results."""
+        return Ears(self.db, self.channel)
 
     @cached_property
     def uuid(self) -> str:

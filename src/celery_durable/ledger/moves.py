@@ -130,6 +130,7 @@ class Writer:
                 "pid": failure.pid, "host": failure.host, "verdict": failure.verdict, "causes": failure.causes,
                 "arguments": failure.arguments, "runtime_micros": failure.runtime_micros,
                 "memory_bytes": failure.memory_bytes, "code_version": failure.code_version,
+                "exception_args": failure.exception_args,
             }
             for row_id, claim, failure in those
         ]  # fmt: skip

@@ -134,5 +134,5 @@ def failure_of(row: sa.Row[Any]) -> Failure:
         fingerprint=row.fingerprint, retryable=bool(row.retryable), retry_at=row.retry_at, worker=row.worker,
         pid=row.pid, claim=row.claim, occurred_at=row.occurred_at, host=row.host, verdict=row.verdict,
         causes=row.causes, arguments=row.arguments, runtime_micros=row.runtime_micros,
-        memory_bytes=row.memory_bytes, code_version=row.code_version,
+        memory_bytes=row.memory_bytes, code_version=row.code_version, exception_args=row.exception_args,
     )  # fmt: skip

@@ -78,6 +78,9 @@ class Tables:
     signal: sa.Table
     pause: sa.Table
     worker: sa.Table
+    result: sa.Table
+    chord: sa.Table
+    part: sa.Table
     prefix: str
 
 
@@ -189,6 +192,7 @@ def tables(prefix: str) -> Tables:
     sa.Index(f"{prefix}task_duplicate_of", c.duplicate_of, **_where("duplicate_of IS NOT NULL"))
     sa.Index(f"{prefix}task_live", c.state, c.queue, c.id, **_where("finished_at IS NULL"))
     sa.Index(f"{prefix}task_key", c.idempotency_key)
+    sa.Index(f"{prefix}task_parent_id", c.parent_id, **_where("parent_id IS NOT NULL"))
     sa.Index(f"{prefix}task_failure_kind", c.failure_kind, c.id, **_where("failure_kind IS NOT NULL"))
     _partial(f"{prefix}task_wake_at", c.wake_at, "waiting")
     _partial(f"{prefix}task_lease_expires_at", c.lease_expires_at, "running")
@@ -213,6 +217,7 @@ def tables(prefix: str) -> Tables:
         column("runtime_micros", sa.BigInteger),
         column("memory_bytes", sa.BigInteger),
         column("code_version", text(255)),
+        column("exception_args", text()),
         column("occurred_at", Micros, nullable=False),
         sa.Index(f"{prefix}failure_task_row", "task_row"),
         sa.Index(f"{prefix}failure_fingerprint", "fingerprint", "id"),
@@ -279,7 +284,45 @@ def tables(prefix: str) -> Tables:
         column("lease_micros", sa.BigInteger, nullable=False),
         **options,
     )  # fmt: skip
-    return Tables(meta, ledger, task, failure, event, step, signal, pause, worker, prefix)
+    result = sa.Table(
+        f"{prefix}result", meta,
+        column("kind", text(8), primary_key=True),
+        column("ref", text(255), primary_key=True),
+        column("state", text(64), nullable=False),
+        column("content", Blob),
+        column("content_type", text(255)),
+        column("stored_at", Micros, nullable=False),
+        sa.CheckConstraint("kind IN ('task','group')", name=f"{prefix}result_kind"),
+        sa.Index(f"{prefix}result_stored_at", "stored_at"),
+        **options,
+    )  # fmt: skip
+    chord = sa.Table(
+        f"{prefix}chord", meta,
+        column("group_id", text(255), primary_key=True),
+        column("state", text(8), nullable=False),
+        column("size", sa.Integer),
+        column("added", sa.Integer, nullable=False),
+        column("arrived", sa.Integer, nullable=False),
+        column("driver", text(255)),
+        column("began_at", Micros, nullable=False),
+        sa.CheckConstraint("state IN ('open','sent','failed')", name=f"{prefix}chord_state"),
+        sa.CheckConstraint("added >= 0 AND arrived >= 0", name=f"{prefix}chord_counters"),
+        sa.Index(f"{prefix}chord_began_at", "began_at"),
+        **options,
+    )  # fmt: skip
+    part = sa.Table(
+        f"{prefix}chord_part", meta,
+        column("group_id", text(255), primary_key=True),
+        column("task_id", text(255), primary_key=True),
+        column("position", sa.Integer),
+        column("state", text(64)),
+        column("content", Blob),
+        column("content_type", text(255)),
+        **options,
+    )  # fmt: skip
+    return Tables(
+        meta, ledger, task, failure, event, step, signal, pause, worker, result, chord, part, prefix
+    )  # fmt: skip
 
 
 def _where(condition: str) -> dict[str, Any]:
