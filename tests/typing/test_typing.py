@@ -4,43 +4,11 @@ from __future__ import annotations
 
 import importlib.resources
 import inspect
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 import celery_durable
 from celery_durable.api import LedgerView
-
-ROOT = Path(__file__).parents[2]
-
-
-def mypy(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mypy", "--no-error-summary", "--cache-dir", ".mypy_cache/tests"]
-    return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def test_a_users_module_passes_mypy():
-    pytest.importorskip("mypy")
-    done = mypy("tests/typing/user_module.py")
-    assert (done.returncode, done.stdout) == (0, "")
-
-
-def test_a_wrong_use_does_not_pass_mypy(tmp_path):
-    pytest.importorskip("mypy")
-    wrong = """
-from celery import Celery
-from celery_durable import DurableTask, ledger
-state: int = ledger(Celery()).get("x").state
-ledger(Celery()).cancel("x", 17)
-class Bad(DurableTask):
-    on_loss = 3
-"""
-    path = tmp_path / "wrong.py"
-    path.write_text(wrong)
-    done = mypy(str(path))
-    assert done.stdout.count("error:") == 3, done.stdout
 
 
 def test_all_is_what_can_be_imported():

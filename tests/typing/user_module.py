@@ -1,4 +1,7 @@
-"""A user's module, as mypy sees it. Checked by test_typing.py, never run."""
+"""A user's module, as mypy sees it: checked by `make check`, never run.
+
+Where a use is wrong, mypy has to say so: it reports a ``type: ignore`` that ignores nothing.
+"""
 
 from __future__ import annotations
 
@@ -46,3 +49,12 @@ def state(task_id: str) -> str:
 def cancel(task_id: str) -> bool:
     ledger(app).cancel(task_id, "not wanted")
     return ledger(app).replay(task_id)
+
+
+class Wrong(DurableTask):
+    on_loss = 3  # type: ignore[assignment]
+
+
+def misuse(task_id: str) -> None:
+    state: int = ledger(app).get(task_id).state  # type: ignore[assignment]
+    ledger(app).cancel(task_id, state)  # type: ignore[arg-type]

@@ -207,7 +207,7 @@ def test_rule_11_the_keeper_renews_what_runs(make):
 
 
 def test_rule_12_a_worker_stops_consuming_while_the_ledger_is_away(make, postgres_server):
-    app = migrated(make(ledger_url=postgres_server.database()))
+    app = migrated(make(ledger_url=postgres_server.database(), durable_republish_after=2))
     gate, ran = Gate(), []
 
     @app.task
