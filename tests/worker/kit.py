@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import functools
 import itertools
 import json
 import socket
+import sqlite3
+import tempfile
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import redis
 import sqlalchemy as sa
@@ -21,6 +26,7 @@ from kombu import Connection
 
 from celery_durable import ledger
 from celery_durable.ledger import Ledger
+from celery_durable.settings import Settings
 from celery_durable.states import TERMINAL
 from celery_durable.wiring import plugin
 from celery_durable.worker.sweeper import Sweeper
@@ -28,7 +34,6 @@ from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from celery_durable.records import Event, Record
 
@@ -37,7 +42,9 @@ _numbers = itertools.count(1)
 
 
 def make_app(ledger_url: str | Path, broker: str, *, task_cls: Any = None, **conf: Any) -> Celery:
-    """An app that sweeps often; a path as ledger means SQLite."""
+    """An app that sweeps often; a path as ledger means SQLite, with its tables in it."""
+    if isinstance(ledger_url, Path) and not ledger_url.exists():
+        _fresh_copy(ledger_url)
     url = ledger_url if isinstance(ledger_url, str) else f"sqlite:///{ledger_url}"
     app = Celery(f"shop{next(_numbers)}", set_as_current=False, task_cls=task_cls)
     given = {
@@ -51,6 +58,23 @@ def make_app(ledger_url: str | Path, broker: str, *, task_cls: Any = None, **con
     }
     app.conf.update(given | conf)
     return app
+
+
+@functools.cache
+def _migrated() -> bytes:
+    """What an empty SQLite ledger looks like: migrating one takes half a second, and tests make hundreds."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "ledger.db")
+        made = Ledger.open(Settings(ledger_url=f"sqlite:///{path}"))
+        made.migrate()
+        made.db.dispose()
+        return path.read_bytes()
+
+
+def _fresh_copy(path: Path) -> None:
+    path.write_bytes(_migrated())
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE durable_ledger SET uuid = ?", (str(uuid4()),))
 
 
 class Controller(TestWorkController):
