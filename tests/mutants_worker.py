@@ -20,6 +20,7 @@ from tests.mutations import Mutant
 
 SUBMISSION, RUNS, ATTEMPT, OUTCOMES = "submission.py", "runs.py", "attempt.py", "outcomes.py"
 KEEPER, REQUEST, SWEEPER = "worker/keeper.py", "worker/request.py", "worker/sweeper.py"
+LEASES = "worker/leases.py"
 MUTANTS = [
     Mutant("rule 1: all deliveries have one token", "delivery.py", "cls(uuid4().hex,", 'cls("0" * 32,', "rule_01"),
     Mutant("rule 2: the envelope's number is ignored", RUNS, "note.envelope_no if note.recorded else None", "None", "rule_02"),
@@ -30,8 +31,8 @@ MUTANTS = [
     Mutant("rule 6: a marked message without a row is adopted", RUNS, "if note.recorded:\n            adoption", "if False:\n            adoption", "rule_06"),
     Mutant("rule 9: a sweeper that was away expires at once", SWEEPER, "return now >= self._patient_until", "return True", "rule_09"),
     Mutant("rule 9: a jump of the clock is overlooked", SWEEPER, "elif abs(", "elif False and abs(", "rule_09"),
-    Mutant("rule 11: a hung body is renewed for ever", KEEPER, "now > kept.until", "now > kept.until + 1e9", "rule_11"),
-    Mutant("rule 11: nothing is renewed", KEEPER, "self.ledger.renew(", "dict(", "rule_11"),
+    Mutant("rule 11: a hung body is renewed for ever", LEASES, "now > kept.until", "now > kept.until + 1e9", "rule_11"),
+    Mutant("rule 11: nothing is renewed", LEASES, "self._ledger.renew(", "dict(", "rule_11"),
     Mutant("rule 12: consumption goes on without a ledger", KEEPER, "self.paused = True", "return", "rule_12"),
     Mutant("rule 13: a success owes nothing", ATTEMPT, "owes=self._owes, actor", "owes=False, actor", "rule_13"),
     Mutant("rule 13: what is owed is never told", RUNS, "return Telling(delivery, answer.row) if owing else", "return", "rule_13"),

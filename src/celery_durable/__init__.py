@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from celery_durable.api import ledger
+from celery_durable.control import Cancelled, Draining
 from celery_durable.errors import (
     BadRequest,
     DurableError,
@@ -25,6 +26,8 @@ from celery_durable.task import DurableTask
 __version__ = "0.1.0"
 __all__ = [
     "BadRequest",
+    "Cancelled",
+    "Draining",
     "DurableError",
     "DurableTask",
     "IdempotencyKeyError",

@@ -92,12 +92,17 @@ class LedgerView:
 
     # Moves --------------------------------------------------------------------------------------------
 
-    def cancel(self, ref: str, reason: str) -> str:
-        """Cancel a task and return the state that stands: a running one ends cancelled at its next move.
+    def cancel(self, ref: str, reason: str, *, terminate: bool = False) -> str:
+        """Cancel a task and return the state that stands.
 
-        Cancelling what is over changes nothing. After a crash it is either cancelled or untouched.
+        A running one is told within about a second (``durable_sweep_interval``): its next ``check()`` raises, and it
+        ends cancelled; one that never checks does at its next move. ``terminate`` has its process ended instead, in
+        prefork pools. Cancelling what is over changes nothing. After a crash it is either cancelled or untouched.
+
+        Raises:
+            BadRequest: ``terminate``, but the task runs in a pool that cannot end one task; nothing was changed.
         """
-        return self._ledger.cancel_row(self.get(ref).id, reason, actor=actor())
+        return self._ledger.cancel_row(self.get(ref).id, reason, actor=actor(), terminate=terminate)
 
     def replay(self, ref: str, reason: str = "", *, fresh: bool = False) -> bool:
         """Queue a dead or cancelled task again; False when it is in another state.

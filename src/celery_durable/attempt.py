@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.backends.base import DisabledBackend
@@ -16,9 +17,12 @@ from kombu.exceptions import EncodeError
 from kombu.serialization import dumps
 
 from celery_durable import signals, states, submission
-from celery_durable.control import LedgerDown, TaskWaiting, Unclaimed
+from celery_durable.control import Cancelled, Draining, LedgerDown, Stop, TaskWaiting, Unclaimed
 from celery_durable.errors import LeaseLost, LedgerUnavailable, WaitTimeout
 from celery_durable.outcomes import Outcomes
+from celery_durable.progress import Progress
+from celery_durable.secrecy import Secrets
+from celery_durable.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +40,8 @@ SETTLE_PAUSE = 0.5
 class Attempt:
     """One claimed run of a task's body."""
 
-    def __init__(self, delivery: Delivery, claim: Claim, lease: float, guard: SoftLimitGuard) -> None:
-        """Bind to a claim; ``lease`` is in seconds."""
+    def __init__(self, delivery: Delivery, claim: Claim, lease: float, guard: SoftLimitGuard, since: float) -> None:
+        """Bind to a claim; ``lease`` is in seconds, ``since`` the monotonic time before the claim was asked for."""
         self.delivery, self.claim = delivery, claim
         self.task_id = claim.task_id
         self.entered = self.inside = False
@@ -54,6 +58,10 @@ class Attempt:
         )
 
         self._outcomes = Outcomes(delivery, claim, owes=self._owes)
+        self._watch = Watch(delivery, lease, since)
+        self._progress = Progress(lambda content: self._side.ledger.progress(claim, content))
+        #: What the body has to be left with, whatever it makes of it (PROTOCOL 16).
+        self._ending: BaseException | None = None
         self._waiting: states.Wait | None = None
         self._sleeps: dict[str, int] = {}
 
@@ -70,14 +78,21 @@ class Attempt:
         except MemoryError as exc:
             self._settle(self._outcomes.lost(exc))
             raise Unclaimed("out of memory: recorded as a loss") from exc
+        except Stop as exc:
+            self._ending = self._ending or exc
+        except (SystemExit, KeyboardInterrupt):
+            if self._watch.draining:  # the signal that ends the worker, or a cold shutdown, has reached this process
+                with suppress(Unclaimed):
+                    self._settle(self._outcomes.drains("its process was ended as the worker was shut down"))
+            raise
         except Exception as exc:
-            if self._waiting is None:
+            if self._ending is None:
                 shown = self._ended(exc)
                 if shown is exc:
                     raise
                 raise shown from exc
-        if self._waiting is not None:
-            self._wait_out(self._waiting)
+        if self._ending is not None:
+            self._stop(self._ending)
         return self._succeed(result)
 
     def _ended(self, exc: Exception) -> Exception:
@@ -88,8 +103,20 @@ class Attempt:
             return Unclaimed("cancelled while running")
         return outcome.shown if outcome.shown is not None and self._settled == states.WAITING else exc
 
+    def _stop(self, ending: BaseException) -> NoReturn:
+        """End the run as was said while the body ran, whatever it made of the exception (PROTOCOL 16)."""
+        if self._waiting is not None:
+            self._wait_out(self._waiting)
+        if isinstance(ending, Cancelled):
+            self._settle(self._outcomes.cancelled(str(ending)))
+        elif isinstance(ending, Draining):
+            self._settle(self._outcomes.drains(str(ending)))
+        else:
+            self._fenced(ending)
+        raise Unclaimed(str(ending)) from ending
+
     def _wait_out(self, wait: states.Wait) -> NoReturn:
-        """End the run waiting, whatever the body made of the exception that said so (PROTOCOL 16)."""
+        """End the run waiting."""
         self._settle(self._outcomes.waits(wait))
         if self._settled == states.DEAD:
             raise WaitTimeout(f"gave up waiting: {wait.reason}")
@@ -97,13 +124,46 @@ class Attempt:
 
     # What a body may ask for ------------------------------------------------------------------------
 
+    def proceed(self) -> None:
+        """Raise again what the body has swallowed; refuse to go on once the lease has passed (PROTOCOL 16).
+
+        Whatever is about to do something for the body asks here first.
+        """
+        if self._ending is None:
+            self._ending = self._watch.refusal()
+        if self._ending is not None:
+            raise self._ending
+
+    def leave(self, ending: BaseException) -> NoReturn:
+        """Leave the body with an exception that the run remembers: it settles the run, not what the body returns."""
+        self._ending = self._ending or ending
+        raise self._ending
+
+    def check(self) -> None:
+        """Leave the body if the task was cancelled, the worker shuts down or the lease has passed."""
+        if self._ending is None:
+            self._ending = self._watch.stop()
+        if self._ending is not None:
+            raise self._ending
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker shuts down."""
+        return self._watch.draining
+
+    def progress(self, done: float, total: float | None, note: str) -> None:
+        """Note how far the body is."""
+        self._progress.note(done, total, Secrets.of(self.delivery).scrub(str(note)))
+
     def wait(self, wait: states.Wait) -> NoReturn:
         """Leave the body; the row waits once it is left. A second wait in a run that is to wait repeats the first."""
-        self._waiting = self._waiting or wait
-        raise TaskWaiting(self._waiting.reason)
+        self.proceed()
+        self._waiting = wait
+        self.leave(TaskWaiting(wait.reason))
 
     def sleep(self, seconds: float, reason: str) -> None:
         """Wait until a sleep is over that is known by its reason and its occurrence in the run (PROTOCOL 17)."""
+        self.proceed()
         count = self._sleeps[reason] = self._sleeps.get(reason, 0) + 1
         digest = hashlib.sha256(reason.encode("utf-8", "backslashreplace")).hexdigest()[:32]
         name = f"sleep:{digest}:{count}"
@@ -120,6 +180,7 @@ class Attempt:
         Raises:
             WaitTimeout: ``timeout`` seconds have passed since the task first waited for it.
         """
+        self.proceed()
         payload = self._side.ledger.event(self.claim, name)
         if payload is None:
             self._await_event(name, timeout)
@@ -221,6 +282,7 @@ class Attempt:
 
     def _write(self, write: Callable[[], None]) -> None:
         """Record the outcome, patiently; one that cannot be recorded counts as not done."""
+        self._progress.flush()
         patience = time.monotonic() + self._lease
         while not self._written(write, last=time.monotonic() > patience):
             time.sleep(min(SETTLE_PAUSE, self._lease / 10))
@@ -229,9 +291,7 @@ class Attempt:
         try:
             write()
         except LeaseLost as exc:
-            self._settled = "fenced"  # over: what the tracer makes of this is recorded nowhere
-            signals.task_fenced.send(sender=self._task, task_id=self.task_id, claim=self.claim.claims)
-            logger.warning("Task %s[%s]: %s", self._task.name, self.task_id, exc)
+            self._fenced(exc)
             raise Unclaimed("fenced: another claim took over") from exc
         except LedgerUnavailable as exc:
             if not last:
@@ -240,3 +300,9 @@ class Attempt:
             logger.error("Task %s[%s]: its outcome was not recorded: %s", self._task.name, self.task_id, exc)  # noqa: TRY400
             raise LedgerDown("the outcome could not be recorded") from exc
         return True
+
+    def _fenced(self, exc: BaseException) -> None:
+        """Take note that the claim is over: what the tracer makes of this run is recorded nowhere."""
+        self._settled = "fenced"
+        signals.task_fenced.send(sender=self._task, task_id=self.task_id, claim=self.claim.claims)
+        logger.warning("Task %s[%s]: %s", self._task.name, self.task_id, exc)

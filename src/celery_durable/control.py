@@ -1,4 +1,4 @@
-"""What ends a run without being a failure. Celery takes them as its Ignore: nothing more is done for them."""
+"""What ends a run without being a failure. Celery takes most of it as its Ignore: nothing more is done for them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,28 @@ class LedgerDown(Unclaimed):
     """The ledger did not answer: the worker has to stop consuming until it does."""
 
 
+class NotStarted(Unclaimed):
+    """The worker shuts down and starts nothing any more: the row has to be rung for another one."""
+
+
 class TaskWaiting(Unclaimed):
     """The task waits: raised by ``wait``, ``sleep`` and ``wait_for_event``; let it pass.
 
     ``except Exception`` around them swallows it, but the run remembers: it ends waiting whatever the body returns.
     """
+
+
+class Stop(BaseException):
+    """Leaves a body that shall not go on; let it pass, or clean up and raise it again.
+
+    No ``Exception``, so that ``except Exception`` does not swallow it. It never leaves the task: the run turns it into
+    a move of the row before Celery's tracer sees it.
+    """
+
+
+class Cancelled(Stop):
+    """The task was cancelled: its row ends ``cancelled``."""
+
+
+class Draining(Stop):
+    """The worker shuts down: the row goes to another worker, where the body begins again and finds its steps done."""

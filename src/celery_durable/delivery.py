@@ -11,6 +11,7 @@ from os import getpid
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from celery_durable.board import NO_LINE
 from celery_durable.outbox import HEADER
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Delivery:
 class Note:
     """One delivery: its random token, and whether the message belongs to a row of this ledger.
 
-    ``message`` carries what adoption needs of a message that does not.
+    ``message`` carries what adoption needs of a message that does not; ``line`` is the delivery's on the board.
     """
 
     token: str
@@ -56,6 +57,7 @@ class Note:
     envelope_no: int
     worker: str
     message: dict[str, Any] | None = None
+    line: int = NO_LINE
 
     @classmethod
     def of(cls, request: dict[str, Any], side: Plugin) -> Note:
@@ -82,7 +84,7 @@ class Note:
         """Return it as plain data, to be sent to a pool process."""
         return {
             "token": self.token, "recorded": self.recorded, "envelope_no": self.envelope_no,
-            "worker": self.worker, "message": self.message,
+            "worker": self.worker, "message": self.message, "line": self.line,
         }  # fmt: skip
 
 

@@ -79,6 +79,14 @@ class Outcomes:
         told: dict[str, Any] = {"token": self._note.token, "owes": self._owes, "ring": self._ring}
         return Outcome(lambda row: states.wait(row, wait, given_up, **told))
 
+    def cancelled(self, reason: str) -> Outcome:
+        """End as cancelled."""
+        return Outcome(lambda row: states.cancelled(row, reason, token=self._note.token, owes=self._owes))
+
+    def drains(self, reason: str) -> Outcome:
+        """Go to another worker."""
+        return Outcome(lambda row: states.drain(row, reason, token=self._note.token, owes=self._owes))
+
     @property
     def _ring(self) -> float:
         return self._side.settings.republish_after

@@ -245,6 +245,8 @@ class Record:
     broker: str
     now: int
     observed: bool = False
+    progress: str | None = None
+    progress_at: int | None = None
     failure: Failure | None = field(default=None)
 
     def decoded_result(self) -> Any:
@@ -254,6 +256,10 @@ class Record:
         if self.result_type == JSON_CONTENT_TYPE:
             return json.loads(self.result)
         return {"content_type": self.result_type, "base64": base64.b64encode(self.result).decode()}
+
+    def decoded_progress(self) -> dict[str, Any] | None:
+        """Return how far the task said it is, and when: ``done``, ``total``, ``note``, ``at``."""
+        return None if self.progress is None else json.loads(self.progress) | {"at": isotime(self.progress_at)}
 
     def as_json(self) -> dict[str, Any]:
         """Return the contract's JSON form of a record."""
@@ -274,7 +280,7 @@ class Record:
             "submitted_by": self.submitted_by, "started_at": isotime(self.started_at),
             "finished_at": isotime(self.finished_at), "lease": lease, "wait": wait,
             "failure": self.failure.as_json() if self.failure else None,
-            "result": self.decoded_result(), "progress": None, "observed": self.observed,
+            "result": self.decoded_result(), "progress": self.decoded_progress(), "observed": self.observed,
         }  # fmt: skip
 
 
@@ -323,6 +329,7 @@ class Worker:
     running: int
     lease: float
     now: int
+    pool: str = ""
 
     @property
     def live(self) -> bool:
@@ -334,5 +341,5 @@ class Worker:
         return {
             "id": self.id, "hostname": self.hostname, "pid": self.pid, "queues": list(self.queues),
             "started_at": isotime(self.started_at), "heartbeat_at": isotime(self.heartbeat_at),
-            "phase": self.phase if self.live else "gone", "running": self.running,
+            "phase": self.phase if self.live else "gone", "running": self.running, "pool": self.pool,
         }  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo
@@ -19,7 +20,7 @@ from celery.utils.threads import LocalStack
 
 from celery_durable import adoption, states
 from celery_durable.attempt import Attempt
-from celery_durable.control import LedgerDown, Unclaimed
+from celery_durable.control import LedgerDown, NotStarted, Unclaimed
 from celery_durable.delivery import Delivery, Note, SoftLimitGuard
 from celery_durable.errors import LedgerUnavailable, SubmitError
 from celery_durable.secrecy import TRACE_LOGGER, LogScrubber
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from celery_durable.task import DurableTask
 
-__all__ = ["LedgerDown", "Unclaimed", "current", "deliver", "entering", "running"]
+__all__ = ["LedgerDown", "NotStarted", "Unclaimed", "current", "deliver", "entering", "running"]
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,11 @@ def deliver(task: DurableTask, tracer: Callable[..., Any], *call: Any) -> Any:
     uuid, args, kwargs, request = call
     side = plugin(task._get_app())
     delivery = Delivery(side, task, uuid, args, kwargs, request, Note.of(request, side))
+    if side.keeper is not None and side.keeper.board.draining:
+        logger.info("Task %s[%s] was not run: the worker shuts down", task.name, uuid)
+        if delivery.note.recorded:
+            return _dropped(NotStarted("the worker shuts down; the row is rung for another one"))
+        raise Reject("the worker shuts down", requeue=True)
     with SoftLimitGuard() as guard:
         try:
             run = _admitted(delivery, guard)
@@ -119,11 +125,12 @@ def _admitted(delivery: Delivery, guard: SoftLimitGuard) -> Attempt | Telling | 
     lease = delivery.task.lease or delivery.side.settings.lease
     number = note.envelope_no if note.recorded else None
     for _ in range(_ROUNDS):
+        since = time.monotonic()
         answer = ledger.claim(
             delivery.uuid, note.token, owner=note.worker, pid=os.getpid(), lease=lease, envelope_no=number
         )
         if answer.claim is not None:
-            return Attempt(delivery, answer.claim, lease, guard)
+            return Attempt(delivery, answer.claim, lease, guard, since)
         if answer.why == "free":
             continue
         if answer.why == "paused":

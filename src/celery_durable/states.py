@@ -51,6 +51,8 @@ SCHEDULED, RETRY, DUPLICATE, PAUSED = "scheduled", "retry", "duplicate", "paused
 UNREGISTERED = "unregistered"
 #: Wait kinds that a task's own code asks for.
 CONDITION, EVENT, SLEEP = "condition", "event", "sleep"
+#: What a row waits for, due at once, whose worker shuts down.
+DRAIN = "drain"
 
 #: Seconds after which a row that waits for another looks again, should its waker have died.
 FOLLOW_INTERVAL = 10.0
@@ -87,6 +89,7 @@ class Row(Protocol):
     owes: bool
     envelope_no: int
     cancel_requested_at: int | None
+    cancel_reason: str | None
     waiting_from: int | None
     wait_event: str | None
     waits: int
@@ -209,6 +212,29 @@ def wait(row: Row, asked: Wait, given_up: Failure, *, token: str, owes: bool, ri
     return Move("wait", WAITING, changes, asked.reason)
 
 
+def drain(row: Row, reason: str, *, token: str, owes: bool) -> Move:
+    """Hand a running task over to another worker: due at once, no retry and no loss is counted.
+
+    It is no wait of the task's own: how long that has waited for a condition goes on counting.
+    """
+    if row.cancel_requested_at is not None:
+        return cancelled(row, "", token=token, owes=owes)
+    return Move("wait", WAITING, into_waiting(DRAIN, reason, After()), reason)
+
+
+def take_over(row: Row, reason: str, token: str) -> Move:
+    """Hand an attempt over in the place of its process, which may live and go on for a while: it is fenced."""
+    move = drain(row, reason, token=token, owes=row.owes)
+    return dataclasses.replace(move, changes=move.changes | {"claim_token": None})
+
+
+def cancelled(row: Row, reason: str, *, token: str, owes: bool) -> Move:
+    """End a running task that left its body as cancelled; who asked for it has said why."""
+    why = row.cancel_reason or reason or "cancelled while running"
+    changes = into_terminal(CANCELLED, owed=token if owes else None) | {"cancel_reason": why}
+    return Move("cancel", CANCELLED, changes, why)
+
+
 def hold(sentence: str, until: int | None) -> Move:
     """Hold a queued row back while an operator's pause lasts."""
     wake = At(until) if until is not None else After(PAUSE_INTERVAL)
@@ -294,10 +320,11 @@ def terminate(row: Row, failure: Failure, token: str, reason: str) -> Move:
     return Move("lose", CANCELLED, changes | {"claim_token": None, "cancel_reason": reason}, reason, failure)
 
 
-def cancel(row: Row, token: str, reason: str) -> Move:
-    """Cancel a row that nobody runs; flag one that somebody does."""
+def cancel(row: Row, token: str, reason: str, *, terminate: bool = False) -> Move:
+    """Cancel a row that nobody runs; flag one that somebody does, whose worker may be asked to end its process."""
     if row.state == RUNNING:
-        return Move("cancel", RUNNING, {"cancel_requested_at": After(), "cancel_reason": reason}, reason)
+        flag = {"cancel_requested_at": After(), "cancel_reason": reason, "cancel_terminate": int(terminate)}
+        return Move("cancel", RUNNING, flag, reason)
     changes = into_terminal(CANCELLED, owed=token if row.owes else None)
     return Move("cancel", CANCELLED, changes | {"cancel_reason": reason}, reason)
 
@@ -311,7 +338,8 @@ def expire(row: Row, token: str, failure: Failure) -> Move:
 def replay(reason: str, wake: When | None = None) -> Move:
     """Bring a dead or cancelled row back: counters of failure reset, ``claims`` never (PROTOCOL 15)."""
     fresh = _NOT_WAITED | {
-        "losses": 0, "retries": 0, "cancel_requested_at": None, "cancel_reason": None, "deadline_at": None,
+        "losses": 0, "retries": 0, "cancel_requested_at": None, "cancel_reason": None, "cancel_terminate": 0,
+        "deadline_at": None,
     }  # fmt: skip
     if wake is not None:
         changes = into_waiting(SCHEDULED, "replayed with an ETA", wake) | fresh

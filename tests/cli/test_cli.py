@@ -23,7 +23,7 @@ FAILURE = {
     "claim", "kind", "exception", "message", "traceback", "fingerprint", "retryable", "retry_at", "worker", "pid",
     "occurred_at", "host", "verdict", "causes", "arguments", "runtime", "memory_bytes", "code_version",
 }  # fmt: skip
-WORKER = {"id", "hostname", "pid", "queues", "started_at", "heartbeat_at", "phase", "running"}
+WORKER = {"id", "hostname", "pid", "queues", "started_at", "heartbeat_at", "phase", "running", "pool"}
 
 
 # --- migrate ------------------------------------------------------------------------------------------

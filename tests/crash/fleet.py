@@ -89,6 +89,11 @@ class Worker:
         self.struck = True
         self._signal(signal.SIGTERM, group=False)
 
+    def quit(self) -> None:
+        """Ask for a cold shutdown: a soft one first, where that is set."""
+        self.struck = True
+        self._signal(signal.SIGQUIT, group=False)
+
     def exit_code(self) -> int:
         wait_until(lambda: not self.running, PATIENCE, f"{self.name} does not end")
         return self.process.wait()

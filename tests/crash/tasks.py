@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 
 from celery_durable import DurableTask
-from tests.crash.witness import FINISHED, STARTED, Witness
+from tests.crash.witness import FINISHED, LEFT, STARTED, TURN, Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +48,7 @@ def build(conf: dict[str, Any], folder: Path) -> Celery:
         return app.task(bind=True, shared=False, **options)  # shared: every app made later would have it too
 
     _add_workers(task, saw, folder)
+    _add_long(task, saw, Once(folder), folder)
     _add_dying(task, saw)
     _add_unlucky(task, saw, Once(folder))
     app.finalize()
@@ -82,6 +83,29 @@ def _add_workers(task: Callable[..., Any], saw: Callable[..., None], folder: Pat
     def told(self, failed):
         """An errback: it gets the id of what failed."""
         saw(self, STARTED, failed)
+
+
+def _add_long(task: Callable[..., Any], saw: Callable[..., None], once: Once, folder: Path) -> None:
+    """Tasks that can be stopped between two turns, and go on with the turn at which they were stopped."""
+
+    @task(name="long")
+    def long(self, turns, seconds=0.05):
+        """Looks before each turn whether it shall stop; does nothing more once `gate-end` is open."""
+        saw(self, STARTED)
+        try:
+            for n in range(turns):
+                if (folder / "gate-end").exists():
+                    break
+                self.check()
+                if once(f"{self.request.id}-{n}"):
+                    saw(self, TURN, n)
+                    self.progress(n, turns)
+                    time.sleep(seconds)
+        except BaseException as exc:
+            saw(self, LEFT, type(exc).__name__)
+            raise
+        saw(self, FINISHED)
+        return self.fence
 
 
 def _add_dying(task: Callable[..., Any], saw: Callable[..., None]) -> None:

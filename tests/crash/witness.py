@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STARTED, FINISHED = "started", "finished"
+#: A turn of a long body, and how that was left before its end.
+TURN, LEFT = "turn", "left"
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,5 +95,5 @@ def test_the_json_of_a_worker_is_the_contract(ledger):
 
     told = ledger.workers()[0].as_json()
 
-    assert list(told) == ["id", "hostname", "pid", "queues", "started_at", "heartbeat_at", "phase", "running"]
+    assert list(told) == ["id", "hostname", "pid", "queues", "started_at", "heartbeat_at", "phase", "running", "pool"]
     assert told["queues"] == ["celery", "slow"]

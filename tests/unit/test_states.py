@@ -57,6 +57,9 @@ DECISIONS = {
     "succeed_silently": ("running", lambda _: states.succeed_silently()),
     "wait": ("running", lambda r: states.wait(r, WAIT, FAILURE, token="o", owes=bool(r.owes), ring=1)),
     "wait_given_up": ("running", lambda r: states.wait(r, GIVEN_UP, FAILURE, token="o", owes=bool(r.owes), ring=1)),
+    "drain": ("running", lambda r: states.drain(r, "w1 shuts down", token="o", owes=bool(r.owes))),
+    "take_over": ("running", lambda r: states.take_over(r, "w1 was shut down", "o")),
+    "cancelled": ("running", lambda r: states.cancelled(r, "", token="o", owes=bool(r.owes))),
     "unregistered": ("queued", lambda _: states.unregistered("shop.gone")),
     "undecodable": ("queued", lambda _: states.undecodable(FAILURE)),
     "hand_over": ("queued", lambda _: states.hand_over("shop.charge")),
@@ -127,7 +130,7 @@ def test_only_a_claim_makes_a_row_run():
     assert states.MOVES["claim"][0] == {states.QUEUED}
 
 
-@pytest.mark.parametrize("flagged", ["fail", "retry", "wait", "lose", "replace"])
+@pytest.mark.parametrize("flagged", ["fail", "retry", "wait", "lose", "replace", "drain", "take_over", "cancelled"])
 def test_a_flagged_row_ends_cancelled_and_owes(flagged):
     row = seen(row_in("running", cancel_requested_at=1))
 

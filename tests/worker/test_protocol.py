@@ -6,7 +6,7 @@ from celery import chain
 
 from celery_durable import DurableTask
 from celery_durable.wiring import plugin
-from celery_durable.worker import keeper as keeper_module
+from celery_durable.worker import leases as leases_module
 from celery_durable.worker.sweeper import Sweeper
 from tests.waiting import wait_until
 from tests.worker.kit import (
@@ -167,7 +167,7 @@ def test_rule_09_a_jump_of_the_databases_clock_expires_nobody(make):
 
 
 def test_rule_11_the_keeper_stops_at_the_time_limit(results, monkeypatch):
-    monkeypatch.setattr(keeper_module, "LIMIT_GRACE", 0.2)
+    monkeypatch.setattr(leases_module, "LIMIT_GRACE", 0.2)
     gate = Gate()
 
     @results.task(base=DurableTask, time_limit=1, on_loss="dead", lease=3)

@@ -20,6 +20,7 @@ from celery_durable.ledger.registry import Presence
 from celery_durable.ledger.replaying import Batch, Casualties
 from celery_durable.ledger.reporting import Failed, FailureGroup, Reporting, Which
 from celery_durable.ledger.results import Seen, Stored
+from celery_durable.ledger.running import Asked, Running
 from celery_durable.ledger.sightings import Sighting, Sightings
 from celery_durable.ledger.submitting import Submitted
 from celery_durable.ledger.sweeping import Glance, Ring, Sweeping
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
     from celery_durable.settings import Settings
 
 __all__ = [
-    "Batch", "Casualties", "Claiming", "Failed", "FailureGroup", "Glance", "Ledger", "Parcel", "Part", "Presence",
-    "Ring", "Seen", "Sighting", "Stored", "Stranger", "Submitted", "Which",
+    "Asked", "Batch", "Casualties", "Claiming", "Failed", "FailureGroup", "Glance", "Ledger", "Parcel", "Part",
+    "Presence", "Ring", "Seen", "Sighting", "Stored", "Stranger", "Submitted", "Which",
 ]  # fmt: skip
 
 
-class Ledger(Parking, Sightings, Claims, Sweeping, Operating, Chords, Reporting, Querying, Verifying):
+class Ledger(Parking, Sightings, Claims, Sweeping, Running, Operating, Chords, Reporting, Querying, Verifying):
     """One ledger: a database and a table prefix. Safe to share between threads and to use after a fork."""
 
     @classmethod

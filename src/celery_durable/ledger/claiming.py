@@ -223,6 +223,10 @@ class Claims(Waiting):
 
     def lose(self, task_id: str, token: str, failure: Failure, *, owed_token: str, actor: str) -> str | None:
         """End an attempt whose process is known to be gone; None when that claim is not live any more."""
+        return self.end(task_id, token, lambda row: states.lose(row, failure, owed_token), actor=actor)
+
+    def end(self, task_id: str, token: str, decide: Callable[[sa.Row[Any]], Move], *, actor: str) -> str | None:
+        """End an attempt in the place of its process; None when that claim is not live any more."""
         c = self.t.task.c
 
         def work(connection: sa.Connection) -> tuple[str, int, int] | None:
@@ -230,7 +234,7 @@ class Claims(Waiting):
             rows = self.writer.lock(connection, *where)
             if not rows:
                 return None
-            move = states.lose(rows[0], failure, owed_token)
+            move = decide(rows[0])
             self.writer.write(connection, rows[0], move, actor=actor)
             return move.to, int(rows[0].aliases), int(rows[0].id)
 

@@ -30,6 +30,7 @@ class Presence:
     tasks: Sequence[str]
     broker: str
     lease: float
+    pool: str = ""
 
 
 class Registry(Room):
@@ -43,7 +44,7 @@ class Registry(Room):
             "id": presence.id, "hostname": presence.hostname, "pid": presence.pid,
             "queues": json.dumps(list(presence.queues)), "tasks": json.dumps(list(presence.tasks)),
             "broker": presence.broker, "started_at": clock, "heartbeat_at": clock, "phase": "starting",
-            "running": 0, "lease_micros": micros(presence.lease),
+            "running": 0, "lease_micros": micros(presence.lease), "pool": presence.pool,
         }  # fmt: skip
 
         def work(connection: sa.Connection) -> None:
@@ -71,7 +72,7 @@ class Registry(Room):
         return [
             Worker(
                 r.id, r.hostname, r.pid, tuple(json.loads(r.queues)), tuple(json.loads(r.tasks)), r.broker,
-                r.started_at, r.heartbeat_at, r.phase, r.running, r.lease_micros / 1e6, r.now,
+                r.started_at, r.heartbeat_at, r.phase, r.running, r.lease_micros / 1e6, r.now, r.pool,
             )
             for r in rows
         ]  # fmt: skip

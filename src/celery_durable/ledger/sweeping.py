@@ -30,6 +30,7 @@ class Glance:
     leases: bool
     rings: bool
     deadlines: bool
+    cancels: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,10 @@ class Ring:
 class Sweeping(Waiting):
     """Released waits, expired leases and deadlines, rung doorbells."""
 
-    def glance(self, broker: str) -> Glance:
-        """Ask in one cheap statement whether anything is due."""
+    def glance(self, broker: str, running: Collection[str] = ()) -> Glance:
+        """Ask in one cheap statement whether anything is due, and whether one of these running tasks is cancelled."""
         c, now = self.t.task.c, self.dialect.instant_sql
+        flagged = (c.task_id.in_(list(running)), self.in_state(states.RUNNING), c.cancel_requested_at.is_not(None))
 
         def any_of(*where: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
             return sa.select(sa.literal(1)).where(*where).limit(1).exists()
@@ -62,9 +64,11 @@ class Sweeping(Waiting):
             any_of(self.in_state(states.RUNNING), c.lease_expires_at <= now).label("leases"),
             any_of(c.publish_at <= now, c.broker == broker).label("rings"),
             any_of(*self._overdue()).label("deadlines"),
+            (any_of(*flagged) if running else sa.literal(0)).label("cancels"),
         )
         row = self.db.run(lambda connection: connection.execute(query).one(), read_only=True)
-        return Glance(row.now, bool(row.waits), bool(row.leases), bool(row.rings), bool(row.deadlines))
+        due = (row.waits, row.leases, row.rings, row.deadlines, row.cancels)
+        return Glance(row.now, *(bool(x) for x in due))
 
     def release(self, limit: int, *, actor: str) -> int:
         """Move due waits to ``queued``, where they are rung at once; return how many were looked at.

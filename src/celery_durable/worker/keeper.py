@@ -8,16 +8,17 @@ import random
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
-from celery_durable import failures, signals
+from celery_durable import failures, signals, states
 from celery_durable.errors import LedgerError
 from celery_durable.ledger import Presence
+from celery_durable.worker.draining import Drain
 from celery_durable.worker.forkgate import before_fork, gate
+from celery_durable.worker.leases import Leases
 from celery_durable.worker.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -27,22 +28,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds past a time limit after which the keeper lets a lease go, whatever the pool does about it.
-LIMIT_GRACE = 5.0
 #: How many recorded revokes are remembered, as many as Celery itself keeps.
 MAX_REVOKED = 50_000
-#: Seconds between two looks at whether the pool's processes live.
+#: Seconds between two looks at whether the pool's processes live and the worker shuts down; and between two turns
+#: while it does.
 DEATH_WATCH = 0.2
-
-
-@dataclass(slots=True)
-class Kept:
-    """A delivery in the pool whose lease is renewed."""
-
-    token: str
-    lease: float
-    until: float | None
-    request: Any
 
 
 class Keeper:
@@ -59,20 +49,23 @@ class Keeper:
         self.ledger_uuid = self.ledger.uuid
         self.worker_id = f"{worker.hostname}/{uuid4().hex[:8]}"
         self.worker_time_limit: float | None = worker.time_limit
-        pool = str(getattr(worker.pool_cls, "__module__", worker.pool_cls))
-        self.solo, self.prefork = pool.endswith("solo"), pool.endswith("prefork")
+        pool = str(getattr(worker.pool_cls, "__module__", worker.pool_cls)).rpartition(".")[2]
+        self.pool = {"thread": "threads"}.get(pool, pool)  # as its option is called
+        self.solo, self.prefork = self.pool == "solo", self.pool == "prefork"
+        self.green = bool(getattr(worker.pool_cls, "is_green", False))
+        self.leases = Leases(side, timed_out=self._time_out, terminate=self._terminate)
+        self.board, self.drain = self.leases.board, Drain(self, worker)
         self.consumer: Any = None
         self.paused = False
-        self._kept: dict[str, Kept] = {}
         self._reserved: Any = WeakValueDictionary()
         self._told: dict[str, str] = {}
         self._revoked: dict[str, bool] = {}
         self._words: deque[Callable[[], None]] = deque()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._renewed = self._beaten = float("-inf")
+        self._beaten = float("-inf")
         self._down = False
-        self.sweeper = Sweeper(side, self.worker_id, reserved=lambda: list(self._reserved.data.copy()))
+        self.sweeper = Sweeper(side, self.worker_id, reserved=self._reserved_ids, running=self.leases.unasked)
 
     # What the event loop leaves -----------------------------------------------------------------
 
@@ -80,19 +73,19 @@ class Keeper:
         """Note that the message of a row sits in this process: it need not be rung."""
         self._reserved[task_id] = request
 
-    def keep(self, request: Any) -> None:
-        """Renew the lease of a delivery from now on: it goes to the pool."""
-        lease = request.task.lease or self.settings.lease
-        hard = request.time_limits[0]
+    def keep(self, request: Any) -> int:
+        """Renew the lease of a delivery from now on: it goes to the pool. Returns its line on the board."""
         self._reserved.pop(request.id, None)
-        until = time.monotonic() + hard + LIMIT_GRACE if hard else None
-        self._kept[request.id] = Kept(request.note.token, lease, until, request)
+        return self.leases.take(request)
+
+    def unstarted(self) -> list[str]:
+        """Ids of tasks whose message is here, and that no pool process has begun."""
+        waiting = [r.id for r in self.leases.requests() if r.note.recorded and not r.early]
+        return [*self._reserved.data.copy(), *waiting]
 
     def over(self, task_id: str, token: str) -> None:
         """Stop renewing a delivery that has left the pool."""
-        kept = self._kept.get(task_id)
-        if kept is not None and kept.token == token:
-            self._kept.pop(task_id, None)
+        self.leases.let_go(task_id, token)
 
     def told(self, task_id: str, token: str) -> None:
         """Note that an outcome reached whoever waited for it; cleared in the ledger in batches."""
@@ -101,6 +94,14 @@ class Keeper:
     def lost(self, request: Any, kind: str, exception: str, message: str) -> None:
         """Have a death recorded at once."""
         self._leave(partial(self._record_loss, request, kind, exception, message))
+
+    def handed_over(self, request: Any) -> None:
+        """Have an attempt handed to another worker whose process is ended by a shutdown."""
+        self._leave(partial(self._hand_over, request))
+
+    def unclaimed(self, request: Any) -> None:
+        """Have a row rung at once whose message was taken and not run."""
+        self._leave(partial(self.sweeper.ring_unclaimed, request.id))
 
     def revoked(self, request: Any, *, expired: bool, reason: str) -> None:
         """Have a stock revoke, or an expiry that Celery saw, recorded as a move of the row."""
@@ -136,7 +137,7 @@ class Keeper:
         """Whether the worker is on its way out."""
         from celery.worker import state
 
-        return state.should_stop is not None or state.should_terminate is not None
+        return self.board.draining or state.should_stop is not None or state.should_terminate is not None
 
     # Life -----------------------------------------------------------------------------------------
 
@@ -162,6 +163,7 @@ class Keeper:
             self._thread.join(timeout=10)
         try:
             self._speak()
+            self.sweeper.sweep()  # what was handed over goes on its way now, not when somebody else sweeps
             self.ledger.beat(self.worker_id, phase="stopped", running=0)
         except Exception as exc:  # noqa: BLE001 - leases expire by themselves
             logger.warning("celery-durable could not sign off: %s", exc)
@@ -183,10 +185,10 @@ class Keeper:
                 logger.exception("celery-durable: the sweep failed; it goes on")
 
     def _rest(self, seconds: float) -> None:
-        """Wait for the next turn; a word left, or a dead pool process, ends it early."""
+        """Wait for the next turn; a word left, a dead pool process, or a shutdown, ends it early."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and not self._wake.wait(min(left, DEATH_WATCH)):
-            if self._bury():
+            if self._bury() or self.board.draining:
                 break
         self._wake.clear()
 
@@ -197,10 +199,10 @@ class Keeper:
         ledger knows whether there is one.
         """
         pool = getattr(getattr(self.worker.pool, "_pool", None), "_pool", None) if self.prefork else None
-        if pool is None or not self._kept:
+        if pool is None or not self.leases:
             return False
         alive = {process.pid for process in list(pool)}
-        dead = [k.request for k in list(self._kept.values()) if (k.request.worker_pid or 0) not in {0, *alive}]
+        dead = [r for r in self.leases.requests() if (r.worker_pid or 0) not in {0, *alive}]
         for request in dead:
             request.bury()
         return bool(dead)
@@ -209,13 +211,14 @@ class Keeper:
         """Do whatever is due: say what was left, renew, report, sweep."""
         now = time.monotonic()
         self._speak()
-        if now - self._renewed >= self.settings.lease / 3 or self._down:
-            self._renew(now)
-            self._renewed = now
-        if now - self._beaten >= self.settings.lease / 3:
+        drains = self.board.draining and self.drain.turn()
+        if self.leases.due() or self._down:
+            self.leases.renew()
+        if drains or now - self._beaten >= self.settings.lease / 3:
             self._beat()
             self._beaten = now
-        self.sweeper.sweep()
+        if self.sweeper.sweep():
+            self.leases.renew()
         if self._down:
             logger.warning("celery-durable: the ledger is back")
             self._down = False
@@ -234,24 +237,24 @@ class Keeper:
                 if self._told.get(task_id) == token:
                     del self._told[task_id]
 
-    def _renew(self, now: float) -> None:
-        by_lease: dict[float, dict[str, str]] = {}
-        for task_id, kept in list(self._kept.items()):
-            if kept.until is not None and now > kept.until:
-                # Threads and solo ignore Celery's limits, and a stuck pool may too.
-                self._kept.pop(task_id, None)
-                self._record_loss(
-                    kept.request, "timeout", "billiard.exceptions.TimeLimitExceeded",
-                    f"hard time limit of {kept.request.time_limits[0]} s",
-                )  # fmt: skip
-                continue
-            by_lease.setdefault(kept.lease, {})[task_id] = kept.token
-        for lease, tokens in by_lease.items():
-            self.ledger.renew(tokens, lease)
+    def _reserved_ids(self) -> list[str]:
+        """Tasks whose message waits here to be run: it need not be sent again, unless nothing here runs any more."""
+        return [] if self.board.draining else list(self._reserved.data.copy())
+
+    def _time_out(self, request: Any) -> None:
+        message = f"hard time limit of {request.time_limits[0]} s"
+        self._record_loss(request, "timeout", "billiard.exceptions.TimeLimitExceeded", message)
+
+    def _terminate(self, request: Any) -> None:
+        """End a body's process, as Celery's own ``revoke`` with ``terminate`` does; on the event loop, as it does."""
+        if not self.prefork:
+            logger.warning("Task %s cannot be ended in a pool of %s: it stops at its next check", request.id, self.pool)
+        elif self.consumer is not None:
+            self.consumer.call_soon(request.terminate, self.worker.pool)
 
     def _beat(self) -> None:
-        phase = "paused" if self.paused else "stopping" if self.shutting_down() else "running"
-        if not self.ledger.beat(self.worker_id, phase=phase, running=len(self._kept)):
+        phase = "stopping" if self.shutting_down() else "paused" if self.paused else "running"
+        if not self.ledger.beat(self.worker_id, phase=phase, running=len(self.leases)):
             self._enter()
 
     def _enter(self) -> None:
@@ -266,6 +269,7 @@ class Keeper:
                 tasks,
                 self.side.broker,
                 self.settings.lease,
+                self.pool,
             )
         )
 
@@ -277,6 +281,16 @@ class Keeper:
         if state is not None:
             signals.task_lost.send(sender=request.task, task_id=request.id, kind=kind, state=state)
         else:
+            self.sweeper.ring_unclaimed(request.id)
+        known = state is not None or request.note.recorded or self.ledger.knows(request.id)
+        self._settle_message(request, known=known)
+
+    def _hand_over(self, request: Any) -> None:
+        reason = f"the worker {self.worker_id} was shut down"
+        state = self.ledger.end(
+            request.id, request.note.token, lambda row: states.take_over(row, reason, uuid4().hex), actor=self.worker_id
+        )
+        if state is None:
             self.sweeper.ring_unclaimed(request.id)
         known = state is not None or request.note.recorded or self.ledger.knows(request.id)
         self._settle_message(request, known=known)
@@ -311,5 +325,7 @@ class Keeper:
         if not self.paused or self.consumer is None:
             return
         self.paused = False
+        if self.board.draining:
+            return
         logger.warning("celery-durable: consumption goes on")
         self.consumer.call_soon(self.consumer.task_consumer.consume)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Pools in which a body can be ended from outside.
+ENDED = frozenset({"prefork", "gevent"})
 #: Seconds that a hard limit of ours leaves to a task after its soft limit.
 SOFT_LIMIT_GRACE = 60.0
 
@@ -111,8 +113,15 @@ class DurableRequest(Request):
         """End the attempt at a cold shutdown or a lost connection; its row goes back to the queue."""
         if self.early and not self._shutting_down():
             return  # the connection is gone, the claim is not
+        if self._shutting_down() and self.keeper is not None:
+            if self.keeper.pool not in ENDED:
+                return  # nothing can end the body but itself: at its next check
+            super().cancel(pool, signal, emit_retry=False)
+            self.keeper.handed_over(self)
+            self._over()
+            return
         super().cancel(pool, signal, emit_retry=False)
-        self._lost("worker_lost", "celery.exceptions.WorkerTerminate", "the worker was shut down")
+        self._lost("worker_lost", "celery.exceptions.WorkerTerminate", "the connection to the broker was lost")
 
     def _shutting_down(self) -> bool:
         return self.keeper is None or self.keeper.shutting_down()
@@ -134,6 +143,8 @@ class DurableRequest(Request):
         exc = exc.exc if isinstance(exc, ExceptionWithTraceback) else exc
         if isinstance(exc, runs.LedgerDown) and self.keeper is not None:
             self.keeper.ledger_failed()
+        if isinstance(exc, runs.NotStarted) and self.keeper is not None:
+            self.keeper.unclaimed(self)
         if isinstance(exc, Terminated):
             return super().on_failure(exc_info, send_failed_event, return_ok)
         if isinstance(exc, SystemExit | KeyboardInterrupt) and (self._already_cancelled or self._already_revoked):
@@ -202,7 +213,7 @@ def _executing(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def execute_using_pool(self: DurableRequest, pool: Any, **options: Any) -> Any:
         if self.keeper is not None:
-            self.keeper.keep(self)
+            self._request_dict[HEADER]["line"] = self.keeper.keep(self)
         return method(self, pool, **options)
 
     return execute_using_pool

@@ -46,6 +46,10 @@ class DurableStep(bootsteps.StartStopStep):
     def _ready(self, **_: Any) -> None:
         self.keeper.begin()
 
+    def close(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Begin to give the work away, whatever it was that stops the worker: a command, an error."""
+        self.keeper.board.drain()
+
     def stop(self, worker: Any) -> None:  # noqa: ARG002
         """Let go of what is left and sign off."""
         self.keeper.end()

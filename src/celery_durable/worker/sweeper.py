@@ -10,7 +10,7 @@ from celery_durable.outbox import Publisher
 from celery_durable.worker.strangers import Strangers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from celery_durable.ledger import Glance, Ring
     from celery_durable.wiring import Plugin
@@ -26,25 +26,28 @@ DRIFT = 1 / 3
 class Sweeper:
     """Releases due waits, ends what expired, rings what is due. Every worker has one; they share the work."""
 
-    def __init__(self, side: Plugin, actor: str, *, reserved: Callable[[], Iterable[str]]) -> None:
-        """``reserved`` tells whose messages sit in this process."""
+    def __init__(
+        self, side: Plugin, actor: str, *, reserved: Callable[[], Iterable[str]],
+        running: Callable[[], Sequence[str]] = tuple,
+    ) -> None:  # fmt: skip
+        """``reserved`` tells whose messages sit in this process, ``running`` which tasks run in its pool."""
         self.side, self.ledger, self.actor = side, side.ledger, actor
-        self._reserved = reserved
+        self._reserved, self._running = reserved, running
         self._strangers = Strangers(side, actor)
         self._publisher = Publisher(side.app, side.ledger.uuid)
         self._lease = side.settings.lease
         self._last: tuple[float, int] | None = None
         self._patient_until = 0.0
 
-    def sweep(self) -> None:
-        """Do one turn.
+    def sweep(self) -> bool:
+        """Do one turn; say whether one of the running tasks was cancelled.
 
         Raises:
             LedgerError: the ledger did not answer; what was not committed is due still.
         """
         if self._last is None:
             self._strangers.arrive()
-        glance = self.ledger.glance(self.side.broker)
+        glance = self.ledger.glance(self.side.broker, self._running())
         may_expire = self._trusts_the_clock(glance)
         if glance.waits:
             self._all(lambda: self.ledger.release(BATCH, actor=self.actor))
@@ -57,6 +60,7 @@ class Sweeper:
             self._all(lambda: self.ledger.expire_deadlines(BATCH, actor=self.actor))
         if glance.rings or glance.waits or glance.leases or glance.deadlines:
             self._ring()
+        return glance.cancels
 
     def close(self) -> None:
         """Close the broker connections."""

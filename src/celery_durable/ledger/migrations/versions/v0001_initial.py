@@ -195,6 +195,9 @@ def description(prefix: str) -> sa.MetaData:
         column("continuation_pending", text(36)),
         column("cancel_requested_at", Micros),
         column("cancel_reason", text()),
+        column("cancel_terminate", sa.SmallInteger, nullable=False, server_default="0"),
+        column("progress", text()),
+        column("progress_at", Micros),
         column("result", Blob),
         column("result_type", text(255)),
         column("observed", sa.SmallInteger, nullable=False, server_default="0"),
@@ -300,6 +303,7 @@ def description(prefix: str) -> sa.MetaData:
         column("phase", text(16), nullable=False),
         column("running", sa.Integer, nullable=False),
         column("lease_micros", sa.BigInteger, nullable=False),
+        column("pool", text(32), nullable=False),
         **options,
     )  # fmt: skip
     sa.Table(

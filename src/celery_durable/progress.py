@@ -1,0 +1,61 @@
+"""How far a task says it is: written at most once a second, and once more when the run ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+from celery_durable.errors import LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two writes, and after one that failed.
+EVERY, AFTER_FAILURE = 1.0, 10.0
+#: Longest note, in characters.
+MAX_NOTE = 500
+
+
+class Progress:
+    """One attempt's progress. What the ledger does not take is dropped: no body fails for it."""
+
+    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """``write`` puts JSON into the row and may raise ``LedgerError``."""
+        self._write, self._clock = write, clock
+        self._latest: str | None = None
+        self._next = float("-inf")
+
+    def note(self, done: float, total: float | None, note: str) -> None:
+        """Take the latest, and write it unless another was written within the last second.
+
+        Raises:
+            ValueError: ``done`` or ``total`` is no finite number from 0 on.
+        """
+        told = {"done": _amount("done", done), "total": None if total is None else _amount("total", total)}
+        self._latest = json.dumps(told | {"note": str(note)[:MAX_NOTE]})
+        if self._clock() >= self._next:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was not written yet."""
+        if self._latest is None:
+            return
+        latest, self._latest = self._latest, None
+        pause = EVERY
+        try:
+            self._write(latest)
+        except LedgerError as exc:
+            pause = AFTER_FAILURE
+            logger.warning("Progress was not noted: %s", exc)
+        self._next = self._clock() + pause
+
+
+def _amount(name: str, value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} is {value!r}: progress is told in numbers from 0 on.")
+    return value
