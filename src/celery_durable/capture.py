@@ -129,9 +129,16 @@ def _name_signatures(body: Any) -> None:
     """Give callbacks their ids now: sent twice, they shall meet their own key."""
     embed = body[2] if isinstance(body, tuple) else body
     for kind in ("callbacks", "errbacks"):
-        for signature in embed.get(kind) or ():
-            if isinstance(signature, dict) and signature.get("subtask_type") is None:
-                signature.setdefault("options", {}).setdefault("task_id", str(uuid4()))
+        if embed.get(kind):
+            embed[kind] = [_named(signature) for signature in embed[kind]]
+
+
+def _named(signature: Any) -> Any:
+    """Return a callback with an id. The caller's own has none: linked to another call, it is another callback."""
+    if not isinstance(signature, dict) or signature.get("subtask_type") is not None:
+        return signature
+    options = signature.get("options") or {}
+    return {**signature, "options": {"task_id": str(uuid4()), **options}}
 
 
 def _unserialisable(task: str, body: Any, serializer: str, exc: Exception) -> str:

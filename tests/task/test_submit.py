@@ -179,3 +179,19 @@ def test_stats_and_find_see_what_was_submitted(app):
     assert len(ledger(app).find(task="shop.charge")) == 2
     assert len(ledger(app).find(state="waiting")) == 1
     assert len(ledger(app).find(queue="bulk")) == 1
+
+
+def test_one_callback_linked_to_two_calls_is_two_callbacks(app, broker_url):
+    @app.task(base=DurableTask)
+    def charge(order_id): ...
+
+    @app.task(base=DurableTask)
+    def tell(result): ...
+
+    told = tell.s()
+    for order_id in (1, 2):
+        charge.apply_async((order_id,), link=told, link_error=[told])
+
+    links = [payload(m)[2] for m in on_redis(broker_url)]
+    ids = {signature["options"]["task_id"] for link in links for signature in (*link["callbacks"], *link["errbacks"])}
+    assert (len(ids), "task_id" in told.options) == (4, False)
