@@ -7,12 +7,14 @@ import json
 import os
 import socket
 import time
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery_durable.errors import BadRequest
 from celery_durable.ledger import Casualties, Which
 from celery_durable.states import After, At
+from celery_durable.transactions import opened
 from celery_durable.wiring import plugin
 
 if TYPE_CHECKING:
@@ -165,6 +167,30 @@ class LedgerView:
         """
         kind, name = self.target(target)
         return self._ledger.resume(kind, name, actor=actor())
+
+    # Submissions --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self, session_or_connection: Any) -> Iterator[None]:
+        """Let what is submitted in the block be part of a transaction of the caller's, on the ledger's database.
+
+        Takes a ``Session``, ``scoped_session`` or ``Connection`` of SQLAlchemy. Rows of durable tasks that this thread
+        calls in the block are written in its transaction; task ids are there at once. The block itself neither begins
+        what has begun nor commits: that is the caller's, in the block or after it. After COMMIT the messages leave,
+        from a Session at once, from a Connection with the next sweep of a worker; after ROLLBACK, of a savepoint too,
+        nothing is left. A process that dies in between loses nothing.
+
+        Raises, as do the calls in the block:
+            BadRequest: it takes something else.
+            SubmitError: the transaction is another database's, over, or in AUTOCOMMIT.
+            LedgerSchemaError: its database has no ledger.
+            KeyBusy: the key is pending in another transaction that does not end.
+            LedgerUnavailable: the transaction was lost.
+            sqlalchemy.exc.DBAPIError: a deadlock or serialization failure; the transaction is to be tried again.
+        """
+        ledger = self._ledger
+        with opened(self._side, ledger.lender(session_or_connection)):
+            yield
 
     def target(self, text: str) -> tuple[str, str]:
         """Read the target of a pause: ``task:NAME``, ``queue:NAME``, or a bare name that can only mean one of them.

@@ -7,6 +7,7 @@
     ├── SubmitError             nothing was written, nothing was published
     │   ├── IdempotencyKeyError     the key template or the key itself is wrong
     │   ├── KeyConflict             the key is taken and on_conflict="raise"
+    │   ├── KeyBusy                 the key is pending in a transaction that does not end
     │   ├── TaskIdConflict          the task id belongs to another task or key
     │   ├── PayloadTooLarge         the message exceeds durable_max_message_bytes
     │   └── PayloadRefused          a serializer the app does not accept
@@ -55,6 +56,26 @@ class KeyConflict(SubmitError):
     def __reduce__(self) -> tuple[type[KeyConflict], tuple[str, str, str, str]]:
         """Pickle by the four facts, so that the error survives a trip between processes."""
         return type(self), (self.task, self.key, self.task_id, self.state)
+
+
+class KeyBusy(SubmitError):
+    """Another transaction holds the idempotency key and has not ended for five seconds.
+
+    It may be an open transaction of the same process, even of the same thread: no database can see that it waits
+    for itself. Submitting again is safe, once that transaction has ended.
+    """
+
+    def __init__(self, task: str, key: str) -> None:
+        """Name the key."""
+        super().__init__(
+            f"{task}: the idempotency key {key!r} is pending in another transaction that has not ended for 5 s. "
+            "Submit again when it has; where it is a transaction of your own, submit in it or after its end."
+        )
+        self.task, self.key = task, key
+
+    def __reduce__(self) -> tuple[type[KeyBusy], tuple[str, str]]:
+        """Pickle by the two facts."""
+        return type(self), (self.task, self.key)
 
 
 class TaskIdConflict(SubmitError):

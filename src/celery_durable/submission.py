@@ -14,7 +14,7 @@ from celery.backends.base import DisabledBackend
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.serialization import dumps, loads
 
-from celery_durable import keys, redaction
+from celery_durable import keys, redaction, transactions
 from celery_durable.capture import checked_size, moment, uncontinued
 from celery_durable.errors import LedgerUnavailable
 from celery_durable.outbox import GivenPublisher
@@ -216,23 +216,33 @@ def _as_delivered(task: DurableTask, args: Sequence[Any], kwargs: Mapping[str, A
 def write_and_ring(
     side: Plugin, sub: Submission, *, on_conflict: str = "return", producer: Producer | None = None
 ) -> None:
-    """Write the row, then ring. A broker that is down costs nothing but a later ring.
+    """Write the row, then ring; in the block of a transaction its commit rings.
+
+    A broker that is down costs nothing but a later ring.
 
     Raises:
         Collapsed: the key or the id was there already.
         LedgerUnavailable: the database did not answer; nothing was published.
     """
-    publisher = side.publisher if producer is None else GivenPublisher(side.app, side.ledger.uuid, producer)
+    block = transactions.current(side, sub.task)
+    if block is not None:
+        submitted = block.submit(sub, on_conflict=on_conflict)
+    else:
+        submitted = _write(side, sub, on_conflict)
+        if submitted.publish:
+            publisher = side.publisher if producer is None else GivenPublisher(side.app, side.ledger.uuid, producer)
+            envelope = sub.envelope if submitted.task_id == sub.task_id else sub.envelope.readdressed(submitted.task_id)
+            ring(side, publisher, submitted, envelope, sub.deadline_at)
+    if submitted.outcome not in {"new", "alias"}:
+        raise Collapsed(submitted)
+
+
+def _write(side: Plugin, sub: Submission, on_conflict: str) -> Submitted:
     try:
-        submitted = side.ledger.submit(sub, on_conflict=on_conflict)
+        return side.ledger.submit(sub, on_conflict=on_conflict)
     except LedgerUnavailable as exc:
         again = f"{exc} Nothing was published; submit again with task_id={sub.task_id!r} when it is back."
         raise LedgerUnavailable(again, task_id=sub.task_id, outcome=exc.outcome) from exc
-    if submitted.publish:
-        envelope = sub.envelope if submitted.task_id == sub.task_id else sub.envelope.readdressed(submitted.task_id)
-        ring(side, publisher, submitted, envelope, sub.deadline_at)
-    if submitted.outcome not in {"new", "alias"}:
-        raise Collapsed(submitted)
 
 
 def ring(side: Plugin, publisher: Publisher, submitted: Submitted, envelope: Envelope, deadline_at: int | None) -> None:

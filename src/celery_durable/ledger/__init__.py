@@ -9,9 +9,11 @@ import sqlalchemy as sa
 
 from celery_durable import failpoints
 from celery_durable.ledger import injecting, migrating
+from celery_durable.ledger.borrowing import Borrowed
 from celery_durable.ledger.chords import Chords, Part
 from celery_durable.ledger.claiming import Claiming, Claims
 from celery_durable.ledger.database import Database
+from celery_durable.ledger.lending import Lender, lend
 from celery_durable.ledger.listening import Ears
 from celery_durable.ledger.operating import Operating
 from celery_durable.ledger.parking import Parcel, Parking, Stranger
@@ -22,7 +24,7 @@ from celery_durable.ledger.reporting import Failed, FailureGroup, Reporting, Whi
 from celery_durable.ledger.results import Seen, Stored
 from celery_durable.ledger.running import Asked, Running
 from celery_durable.ledger.sightings import Sighting, Sightings
-from celery_durable.ledger.submitting import Submitted
+from celery_durable.ledger.submitting import Submitted, Submitting
 from celery_durable.ledger.sweeping import Glance, Ring, Sweeping
 from celery_durable.ledger.verifying import Verifying
 
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from celery_durable.settings import Settings
 
 __all__ = [
-    "Asked", "Batch", "Casualties", "Claiming", "Failed", "FailureGroup", "Glance", "Ledger", "Parcel", "Part",
-    "Presence", "Ring", "Seen", "Sighting", "Stored", "Stranger", "Submitted", "Which",
+    "Asked", "Batch", "Casualties", "Claiming", "Failed", "FailureGroup", "Glance", "Ledger", "Lender", "Parcel",
+    "Part", "Presence", "Ring", "Seen", "Sighting", "Stored", "Stranger", "Submitted", "Which",
 ]  # fmt: skip
 
 
@@ -49,6 +51,19 @@ class Ledger(Parking, Sightings, Claims, Sweeping, Running, Operating, Chords, R
             failpoints.check(cls.verbs())
         database = Database(settings.resolved_url())
         return cls(database, prefix=settings.table_prefix, republish_after=settings.republish_after)
+
+    def within(self, lender: Lender) -> Submitting:
+        """Return the verbs that submit, in somebody else's transaction on this ledger's database."""
+        known = (sa.select(self.t.ledger.c.uuid), self.uuid)
+        return Submitting(Borrowed(self.db, lender, known), prefix=self.t.prefix, republish_after=self.republish_after)
+
+    def lender(self, given: object) -> Lender:
+        """Take a Session or a Connection of SQLAlchemy for what it lends.
+
+        Raises:
+            BadRequest: it is something else.
+        """
+        return lend(given, self.t.task)
 
     @classmethod
     def verbs(cls) -> list[str]:

@@ -23,8 +23,13 @@ T = TypeVar("T")
 
 #: How often work is tried again after a deadlock, and after a connection that turned out to be dead.
 CONTENTION_TRIES, CONNECTION_TRIES = 8, 3
+_TRIES = {"retry": CONTENTION_TRIES, "busy": CONTENTION_TRIES, "lost": CONNECTION_TRIES}
 
 _inherited: list[sa.Engine] = []
+
+
+class Busy(Exception):
+    """Somebody else holds a lock, and has held it for longer than this work was to wait."""
 
 
 class Database:
@@ -32,6 +37,9 @@ class Database:
 
     Connections never cross a fork: a child makes its own engine and leaves its parent's untouched.
     """
+
+    #: Whether work is done within somebody else's transaction.
+    lent = False
 
     def __init__(self, url: str) -> None:
         """Take a SQLAlchemy URL; nothing connects yet.
@@ -109,6 +117,7 @@ class Database:
         *,
         autocommit: bool = False,
         read_only: bool = False,
+        impatient: bool = False,
         task_id: str | None = None,
     ) -> T:
         """Run ``work`` on a connection; again after a deadlock or a connection that had died.
@@ -116,15 +125,19 @@ class Database:
         ``work`` has to be idempotent under a lost reply: it may have been committed before it runs again.
 
         Raises:
+            Busy: it waited for a lock until the database gave up, and is ``impatient``.
             LedgerUnavailable: the database did not answer after bounded retries.
             LedgerSchemaError: its tables are missing.
         """
         if failpoints.armed():
             with injecting.during(work):
-                return self._run(work, autocommit=autocommit, read_only=read_only, task_id=task_id)
-        return self._run(work, autocommit=autocommit, read_only=read_only, task_id=task_id)
+                return self._run(work, task_id, autocommit=autocommit, read_only=read_only, impatient=impatient)
+        return self._run(work, task_id, autocommit=autocommit, read_only=read_only, impatient=impatient)
 
-    def _run(self, work: Callable[[sa.Connection], T], *, autocommit: bool, read_only: bool, task_id: str | None) -> T:
+    def _run(
+        self, work: Callable[[sa.Connection], T], task_id: str | None, *, autocommit: bool, read_only: bool,
+        impatient: bool,
+    ) -> T:  # fmt: skip
         autocommit = autocommit and self.dialect is not SQLITE
         tries = 0
         reached = False
@@ -138,12 +151,8 @@ class Database:
                 raise self._unavailable(error, task_id, reached=False) from error
             except exc.DBAPIError as error:
                 fault = "lost" if error.connection_invalidated else self.dialect.faults(error)
-                if fault == "schema":
-                    raise LedgerSchemaError(missing_tables(self)) from error
-                limit = {"retry": CONTENTION_TRIES, "lost": CONNECTION_TRIES}.get(fault or "", 1)
-                if fault is None:
-                    raise
-                if tries >= limit:
+                self._refuse(fault, error, impatient=impatient)
+                if tries >= _TRIES.get(fault or "", 1):
                     raise self._unavailable(error, task_id, reached=reached) from error
             except self.engine.dialect.loaded_dbapi.Error as error:
                 # Raw: SQLAlchemy met a dead connection while it set it up for autocommit.
@@ -152,6 +161,15 @@ class Database:
                     raise self._unavailable(error, task_id, reached=False) from error
             if tries > 1:
                 time.sleep(random.uniform(0, 0.02 * 2**tries))  # noqa: S311 - spreading, not secrecy
+
+    def _refuse(self, fault: str | None, error: exc.DBAPIError, *, impatient: bool) -> None:
+        """Raise what is not to be tried again."""
+        if fault is None:
+            raise error
+        if fault == "schema":
+            raise LedgerSchemaError(missing_tables(self)) from error
+        if fault == "busy" and impatient:
+            raise Busy(str(error.orig)) from error
 
     def _unavailable(self, error: Exception, task_id: str | None, *, reached: bool) -> LedgerUnavailable:
         cause = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]

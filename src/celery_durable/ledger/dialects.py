@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 #: Seconds: to connect, and for one statement to answer.
 CONNECT_TIMEOUT, STATEMENT_TIMEOUT = 5, 30
+#: Seconds that a submission waits for a lock: its key may be pending in a transaction that waits for it, which
+#: no database can see (PROTOCOL 20).
+LOCK_TIMEOUT = 5
 #: Execution option of work that only reads and so needs no write lock on SQLite.
 READ_ONLY = "durable_read_only"
 
@@ -48,8 +51,10 @@ class Dialect:
 
 def _postgresql_faults(error: exc.DBAPIError) -> str | None:
     state = getattr(error.orig, "sqlstate", None) or ""
-    if state in {"40001", "40P01", "55P03"}:
+    if state in {"40001", "40P01"}:
         return "retry"
+    if state == "55P03":
+        return "busy"
     if state in {"42P01", "3F000"}:
         return "schema"
     if not state:  # it never came to a statement: refused, cut or timed out while connecting
@@ -58,12 +63,14 @@ def _postgresql_faults(error: exc.DBAPIError) -> str | None:
     return "unavailable" if state[:2] in {"08", "53", "57", "58"} or state == "25006" else None
 
 
+#: Deadlock, lock wait timeout, no such table, no such database.
+_MYSQL_FAULTS = {1213: "retry", 1205: "busy", 1146: "schema", 1049: "schema"}
+
+
 def _mysql_faults(error: exc.DBAPIError) -> str | None:
     code = error.orig.args[0] if error.orig and error.orig.args else 0
-    if code in {1213, 1205}:
-        return "retry"
-    if code in {1146, 1049}:
-        return "schema"
+    if code in _MYSQL_FAULTS:
+        return _MYSQL_FAULTS[code]
     if code in {1054, 3819, 4025}:  # unknown column, CHECK (MySQL, MariaDB): a defect, and the database did answer
         return None
     return "unavailable" if isinstance(error, exc.OperationalError | exc.InterfaceError) else None
@@ -108,6 +115,7 @@ MYSQL = Dialect(
         "connect_args": {
             "connect_timeout": CONNECT_TIMEOUT, "charset": "utf8mb4",
             "read_timeout": STATEMENT_TIMEOUT, "write_timeout": STATEMENT_TIMEOUT,
+            "init_command": f"SET SESSION innodb_lock_wait_timeout = {LOCK_TIMEOUT}",
         },
     },
     faults=_mysql_faults,
@@ -121,6 +129,13 @@ SQLITE = Dialect(
     engine_options={"connect_args": {"timeout": STATEMENT_TIMEOUT, "check_same_thread": False}},
     faults=_sqlite_faults,
 )
+
+
+def hasty() -> sa.ColumnElement[str]:
+    """Bound every lock wait until the transaction of this statement ends (PostgreSQL)."""
+    return sa.func.set_config("lock_timeout", f"{LOCK_TIMEOUT}s", True)
+
+
 DIALECTS = {"postgresql": POSTGRESQL, "mysql": MYSQL, "mariadb": MYSQL, "sqlite": SQLITE}
 
 
@@ -141,7 +156,7 @@ def _fits(url: sa.URL, option: str) -> bool:
     """Drivers other than the usual one may not know its options."""
     driver = url.get_driver_name()
     if url.get_backend_name() in {"mysql", "mariadb"} and driver != "pymysql":
-        return option in {"connect_timeout", "charset"}
+        return option in {"connect_timeout", "charset", "init_command"}
     return True
 
 

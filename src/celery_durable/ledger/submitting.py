@@ -10,11 +10,15 @@ from sqlalchemy import exc
 from sqlalchemy.dialects import postgresql, sqlite
 
 from celery_durable import keys, states
-from celery_durable.errors import KeyConflict, TaskIdConflict
+from celery_durable.errors import KeyBusy, KeyConflict, TaskIdConflict
+from celery_durable.ledger.database import Busy
+from celery_durable.ledger.dialects import hasty
 from celery_durable.ledger.moves import Entry, queue_of
 from celery_durable.ledger.placeholders import Placeholders, gives_way
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from celery_durable.records import Failure, Submission
 
 _MYSQL_DUPLICATE = 1062
@@ -54,24 +58,28 @@ class Submitting(Placeholders):
 
         Raises:
             KeyConflict: the key belongs to a live or succeeded row and ``on_conflict`` is ``"raise"``.
+            KeyBusy: the key is pending in a transaction that does not end.
             TaskIdConflict: the task id belongs to another task or key.
             LedgerUnavailable: the database did not answer; nothing may be published.
         """
         actor = actor or sub.submitted_by
         values = self._values(sub)
-        for _ in range(_ROUNDS):
-            row_id = self.db.run(
-                lambda c: self._insert(c, values, verb, actor),
-                autocommit=self.dialect.one_statement,
-                task_id=sub.task_id,
-            )
-            if row_id is not None:
-                state = str(values["state"])
-                return Submitted("new", row_id, sub.task_id, state, publish=state == states.QUEUED)
-            # A conflict is judged in a new transaction: this one may see an old state (PROTOCOL 19).
-            found = self.db.run(lambda c: self._conflict(c, sub, on_conflict, actor, verb), task_id=sub.task_id)
-            if found is not None:
-                return found
+        # Whoever submits can try again; a message that is adopted has nobody who would.
+        how: dict[str, Any] = {"task_id": sub.task_id, "impatient": verb == "submit"}
+        try:
+            for _ in range(_ROUNDS):
+                row_id = self.db.run(
+                    lambda c: self._insert(c, values, verb, actor), autocommit=self.dialect.one_statement, **how
+                )
+                if row_id is not None:
+                    state = str(values["state"])
+                    return Submitted("new", row_id, sub.task_id, state, publish=state == states.QUEUED)
+                # A conflict is judged in a new transaction: this one may see an old state (PROTOCOL 19).
+                found = self.db.run(lambda c: self._conflict(c, sub, on_conflict, actor, verb), **how)
+                if found is not None:
+                    return found
+        except Busy as busy:
+            raise KeyBusy(sub.task, sub.key) from busy
         raise TaskIdConflict(f"{sub.task}: the key {sub.key!r} keeps changing hands; submit again.")
 
     def park(self, sub: Submission, failure: Failure, *, actor: str) -> int | None:
@@ -110,12 +118,22 @@ class Submitting(Placeholders):
             "submitted_at": states.After(), "submitted_by": sub.submitted_by[:255],
         }  # fmt: skip
         if sub.wake is None:
-            # The submitter rings at once; the sweep does should that not be enough.
-            values |= states.into_queued(states.After(self.republish_after))
-            values |= {"rings": 1, "publish_count": 1, "published_at": states.After()}
+            values |= states.into_queued() | self._rung(0)
         else:
             values |= states.into_waiting(states.SCHEDULED, "not before its ETA", sub.wake)
         return self.writer.values(values)
+
+    def _rung(self, before: int) -> dict[str, Any]:
+        """Columns of a row that its submitter rings at once; the sweep does should that not be enough.
+
+        In somebody else's transaction it is due at once: whoever comes first after COMMIT rings it (PROTOCOL 21).
+        """
+        if self.db.lent:
+            return {"publish_count": before, "published_at": None}
+        return {
+            "publish_at": states.After(self.republish_after), "rings": 1, "publish_count": before + 1,
+            "published_at": states.After(),
+        }  # fmt: skip
 
     def _insert(
         self, connection: sa.Connection, values: dict[str, Any], verb: str, actor: str, reason: str = ""
@@ -124,6 +142,8 @@ class Submitting(Placeholders):
         task = self.t.task
         target = str(values["state"])
         if self.dialect.one_statement:
+            # In the statement itself: SET LOCAL would be a round trip.
+            values = values | {"envelope_no": sa.case((hasty() == "", 1), else_=1)}
             new = postgresql.insert(task).values(values).on_conflict_do_nothing().returning(task.c.id).cte("new")
             logged = self.writer.logged(
                 new, verb=verb, from_state=None, to_state=target, claim=0, actor=actor[:255], reason=reason
@@ -160,14 +180,16 @@ class Submitting(Placeholders):
     ) -> Submitted | None:
         """Judge a submission whose id or key is there; None when it is gone again."""
         c = self.t.task.c
-        own = self.writer.lock(connection, c.task_id == sub.task_id)
+        if self.dialect.one_statement:
+            connection.execute(sa.select(hasty()))
+        own = self._met(connection, c.task_id == sub.task_id)
         if own and gives_way(own[0]):
             row_id = self.make_way(connection, own[0], self._values(sub), actor)
             state = states.QUEUED if sub.wake is None else states.WAITING
             return None if row_id is None else Submitted("new", row_id, sub.task_id, state, publish=sub.wake is None)
         if own:
             return self._own(own[0], sub)
-        held = self.writer.lock(connection, c.key_digest == keys.digest(sub.task, sub.key))
+        held = self._met(connection, c.key_digest == keys.digest(sub.task, sub.key))
         if not held:
             return None
         first = held[0]
@@ -183,6 +205,21 @@ class Submitting(Placeholders):
             "existing", first.id, first.task_id, first.state, first.envelope_no,
             result=first.result, result_type=first.result_type,
         )  # fmt: skip
+
+    def _met(self, connection: sa.Connection, where: sa.ColumnElement[bool]) -> Sequence[sa.Row[Any]]:
+        """Return the row that a submission met, locked.
+
+        In somebody else's transaction only where it will be written: the lock would last until their commit, and
+        keep whoever runs the row from renewing and settling it. What others have committed counts for more than
+        what that transaction saw when it began.
+        """
+        if not self.db.lent:
+            return self.writer.lock(connection, where)
+        query = sa.select(self.t.task).where(where)
+        seen = self._ask(query) or connection.execute(query).all()
+        if seen and (seen[0].state in {states.DEAD, states.CANCELLED} or gives_way(seen[0])):
+            return self.writer.lock(connection, where)
+        return seen
 
     def _brought_back(self, connection: sa.Connection, row_id: int, sub: Submission) -> bool:
         """Whether this very submission replayed the row, and the reply was lost."""
@@ -219,8 +256,7 @@ class Submitting(Placeholders):
         # The submitter rings only what it is answered with; an alias' first is left to the next sweep.
         publish = move.to == states.QUEUED and not sub.awaited
         if publish:
-            changes |= {"publish_at": states.After(self.republish_after), "rings": 1}
-            changes |= {"publish_count": first.publish_count + 1, "published_at": states.After()}
+            changes |= self._rung(first.publish_count)
         self.writer.write(connection, first, replace(move, changes=changes), actor=actor)
         return Submitted("replayed", first.id, first.task_id, move.to, first.envelope_no + 1, publish=publish)
 
@@ -246,9 +282,9 @@ class Submitting(Placeholders):
         row_id = self._insert(connection, values, verb, actor, f"alias of {first.task_id}")
         if row_id is None:  # this very submission came twice at once: look again, its row is there now
             return None
-        connection.execute(
-            sa.update(self.t.task).where(self.t.task.c.id == first.id).values(aliases=self.t.task.c.aliases + 1)
-        )
+        if not self.db.lent:  # there it would lock a row that runs; the alias looks by itself, only later
+            told = sa.update(self.t.task).where(self.t.task.c.id == first.id)
+            connection.execute(told.values(aliases=self.t.task.c.aliases + 1))
         return Submitted("alias", row_id, sub.task_id, states.WAITING)
 
 

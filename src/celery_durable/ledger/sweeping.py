@@ -206,12 +206,14 @@ class Sweeping(Waiting):
         depths: Mapping[str, int],
         frontiers: Mapping[str, int] = MappingProxyType({}),
         reserved: Collection[str] = (),
+        among: Collection[int] | None = None,
     ) -> tuple[list[Ring], int]:
         """Move ``publish_at`` of due rows on, committed before anything is published (PROTOCOL 7).
 
         A row whose message may still be there is put off instead, at most three times in a row (PROTOCOL 8):
         its queue holds messages and none sent later runs already (``frontiers``), or it sits in this process
-        (``reserved``). Returns the messages to send and how many rows were due.
+        (``reserved``). ``among`` names the only rows that are looked at. Returns the messages to send and how many rows
+        were due.
         """
         c = self.t.task.c
         due = (c.publish_at <= self.dialect.instant_sql, c.broker == broker)
@@ -221,7 +223,8 @@ class Sweeping(Waiting):
                 c.id, c.task_id, c.queue, c.state, c.rings, c.deferrals, c.retries, c.deadline_at, c.envelope_no,
                 c.envelope, c.body, c.published_at, self.dialect.instant_sql.label("now"),
             )  # fmt: skip
-            rows = self.writer.lock(connection, *due, columns=columns, limit=limit, order=c.publish_at)
+            where = due if among is None else (*due, c.id.in_(among))
+            rows = self.writer.lock(connection, *where, columns=columns, limit=limit, order=c.publish_at)
             rings: list[Ring] = []
             groups: dict[tuple[float, bool], list[int]] = {}
             for row in rows:
