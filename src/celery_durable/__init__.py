@@ -18,6 +18,7 @@ from celery_durable.errors import (
     PayloadRefused,
     PayloadTooLarge,
     SettingsError,
+    StepError,
     SubmitError,
     TaskIdConflict,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "PayloadRefused",
     "PayloadTooLarge",
     "SettingsError",
+    "StepError",
     "SubmitError",
     "TaskIdConflict",
     "install",

@@ -14,14 +14,15 @@ from celery.exceptions import Ignore, Retry
 from celery.result import ResultBase
 from celery.states import IGNORED
 from kombu.exceptions import EncodeError
-from kombu.serialization import dumps
 
 from celery_durable import signals, states, submission
-from celery_durable.control import Cancelled, Draining, LedgerDown, Stop, TaskWaiting, Unclaimed
-from celery_durable.errors import LeaseLost, LedgerUnavailable, WaitTimeout
+from celery_durable.contents import encoded
+from celery_durable.control import Cancelled, Draining, LedgerDown, StepRetry, Stop, TaskWaiting, Unclaimed
+from celery_durable.errors import LeaseLost, LedgerUnavailable, StepResultError, WaitTimeout
 from celery_durable.outcomes import Outcomes
 from celery_durable.progress import Progress
 from celery_durable.secrecy import Secrets
+from celery_durable.stepper import Stepper
 from celery_durable.watch import Watch
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from celery_durable.delivery import Delivery, SoftLimitGuard
     from celery_durable.outcomes import Outcome
     from celery_durable.records import Claim, Envelope
+    from celery_durable.steps import How
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class Attempt:
         self._outcomes = Outcomes(delivery, claim, owes=self._owes)
         self._watch = Watch(delivery, lease, since)
         self._progress = Progress(lambda content: self._side.ledger.progress(claim, content))
+        self.steps = Stepper(self, delivery, lease, guard)
         #: What the body has to be left with, whatever it makes of it (PROTOCOL 16).
         self._ending: BaseException | None = None
         self._waiting: states.Wait | None = None
@@ -97,7 +100,7 @@ class Attempt:
 
     def _ended(self, exc: Exception) -> Exception:
         """Record what the body raised; return what Celery shall see."""
-        outcome = self._outcomes.of(exc, self._captured)
+        outcome = self._outcome(exc)
         self._settle(outcome)
         if self._settled == states.CANCELLED:
             return Unclaimed("cancelled while running")
@@ -111,9 +114,19 @@ class Attempt:
             self._settle(self._outcomes.cancelled(str(ending)))
         elif isinstance(ending, Draining):
             self._settle(self._outcomes.drains(str(ending)))
-        else:
+        elif isinstance(ending, LeaseLost):
             self._fenced(ending)
+        elif isinstance(ending, Exception):
+            raise self._ended(ending)
         raise Unclaimed(str(ending)) from ending
+
+    def _outcome(self, exc: Exception) -> Outcome:
+        if isinstance(exc, StepRetry):
+            return self._outcomes.step_retried(exc)
+        if isinstance(exc, StepResultError):
+            return self._outcomes.permanent(exc, "the result of a step cannot be recorded")
+        outcome = self._outcomes.of(exc, self._captured)
+        return outcome if self.steps.spent is None else outcome.tried(self.steps.spent, 0)
 
     def _wait_out(self, wait: states.Wait) -> NoReturn:
         """End the run waiting."""
@@ -153,7 +166,13 @@ class Attempt:
 
     def progress(self, done: float, total: float | None, note: str) -> None:
         """Note how far the body is."""
-        self._progress.note(done, total, Secrets.of(self.delivery).scrub(str(note)))
+        note = Secrets.of(self.delivery).scrub(str(note))
+        self._progress.note(done, total, note, write=not self.steps.in_transaction)
+
+    def step(self, name: str, fn: Callable[..., Any], args: Any, kwargs: Any, how: How) -> Any:
+        """Do a step, or return what it gave in an earlier run."""
+        self.proceed()
+        return self.steps.step(name, fn, args, kwargs, how)
 
     def wait(self, wait: states.Wait) -> NoReturn:
         """Leave the body; the row waits once it is left. A second wait in a run that is to wait repeats the first."""
@@ -261,7 +280,7 @@ class Attempt:
         value = result.as_tuple() if isinstance(result, ResultBase) else result
         serializer = self._side.app.conf.result_serializer
         try:
-            content_type, encoding, data = dumps(value, serializer=serializer)
+            return encoded(value, serializer)
         except Exception as exc:
             if isinstance(self._side.app.backend, DisabledBackend):
                 return None, None  # stock Celery would not have stored it either
@@ -269,8 +288,6 @@ class Attempt:
                 f"{self._task.name}: the result, a {type(result).__name__}, cannot be serialised as {serializer}: "
                 f"{exc}. Return plain data, or set ignore_result=True."
             ) from exc
-        data = data.encode() if isinstance(data, str) else data
-        return data, content_type if encoding == "utf-8" else f"{content_type};{encoding}"
 
     # Recording it -----------------------------------------------------------------------------------
 

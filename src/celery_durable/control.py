@@ -38,3 +38,12 @@ class Cancelled(Stop):
 
 class Draining(Stop):
     """The worker shuts down: the row goes to another worker, where the body begins again and finds its steps done."""
+
+
+class StepRetry(Unclaimed):
+    """A step is tried again after a pause too long for a worker to wait: its task waits meanwhile. Let it pass."""
+
+    def __init__(self, cause: Exception, name: str, tried: int, pause: float, reason: str) -> None:
+        """Tell what went wrong, in which step, how often so far, and the pause in seconds."""
+        super().__init__(reason)
+        self.cause, self.name, self.tried, self.pause, self.reason = cause, name, tried, pause, reason

@@ -112,6 +112,16 @@ class SoftLimitGuard:
         finally:
             self._block()
 
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Hold the signal back while the body has the ledger write something."""
+        held = self._active and self._SIGNAL in signal.pthread_sigmask(signal.SIG_BLOCK, {self._SIGNAL})
+        try:
+            yield
+        finally:
+            if self._active and not held:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {self._SIGNAL})
+
     def _block(self) -> None:
         if self._active:
             signal.pthread_sigmask(signal.SIG_BLOCK, {self._SIGNAL})

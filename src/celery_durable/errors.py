@@ -15,6 +15,8 @@
     │   ├── LedgerUnavailable       the database did not answer
     │   └── LedgerSchemaError       no tables, or those of another version
     ├── BadRequest              what was asked of the ledger cannot be done as it was asked
+    ├── StepError               a step cannot be done as it was asked for
+    │   └── StepResultError         what it returned cannot be recorded
     ├── WaitTimeout             what a task waited for did not come in time
     ├── LeaseLost               another claim took over; this attempt changes nothing
     └── NoSuchTask              a REF that names no row, or more than one
@@ -114,6 +116,14 @@ class LedgerSchemaError(LedgerError):
 
 class BadRequest(DurableError, ValueError):
     """What was asked of the ledger makes no sense: an event's payload, what to pause, which tasks to replay."""
+
+
+class StepError(DurableError, ValueError):
+    """A step cannot be done as it was asked for: nothing of it was done, or what it wrote was rolled back."""
+
+
+class StepResultError(StepError):
+    """A step was done, and its result cannot be recorded: the task is dead, for a retry would do the step again."""
 
 
 class WaitTimeout(DurableError, TimeoutError):

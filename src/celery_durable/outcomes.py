@@ -18,6 +18,7 @@ from celery_durable.secrecy import Secrets
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from celery_durable.control import StepRetry
     from celery_durable.delivery import Delivery
     from celery_durable.records import Claim, Envelope, Failure
 
@@ -33,6 +34,10 @@ class Outcome:
 
     decide: Decision
     shown: Exception | None = None
+
+    def tried(self, step: str, count: int) -> Outcome:
+        """Return the same with a note of how often a step has been tried."""
+        return Outcome(lambda row: replace(self.decide(row), tries=(step, count)), self.shown)
 
 
 class Outcomes:
@@ -58,6 +63,15 @@ class Outcomes:
     def permanent(self, exc: Exception, why: str) -> Outcome:
         """Give up without a judgement."""
         return self._failed(exc, classify.Verdict("permanent", retryable=False, why=why))
+
+    def step_retried(self, asked: StepRetry) -> Outcome:
+        """Let a task wait until one of its steps is tried again; that is no retry of the task."""
+        verdict = classify.judge(asked.cause, self._rules())
+        verdict = replace(verdict, retryable=True, why=f"{asked.reason}; {verdict.why}")
+        reason = f"{asked.reason} after {self._described(asked.cause, verdict).headline}"
+        retry = states.Retry(states.After(asked.pause), reason, self._claim.retries)
+        shown = Retry(exc=asked.cause, when=asked.pause)
+        return self._failed(asked.cause, verdict, retry, shown).tried(asked.name, asked.tried)
 
     def lost(self, exc: BaseException) -> Outcome:
         """Count a process that cannot go on (out of memory) as a loss."""

@@ -30,15 +30,17 @@ class Progress:
         self._latest: str | None = None
         self._next = float("-inf")
 
-    def note(self, done: float, total: float | None, note: str) -> None:
+    def note(self, done: float, total: float | None, note: str, *, write: bool = True) -> None:
         """Take the latest, and write it unless another was written within the last second.
+
+        Without ``write`` it is only taken: a transaction of the body's is open, which would hold up another.
 
         Raises:
             ValueError: ``done`` or ``total`` is no finite number from 0 on.
         """
         told = {"done": _amount("done", done), "total": None if total is None else _amount("total", total)}
         self._latest = json.dumps(told | {"note": str(note)[:MAX_NOTE]})
-        if self._clock() >= self._next:
+        if write and self._clock() >= self._next:
             self.flush()
 
     def flush(self) -> None:

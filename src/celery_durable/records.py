@@ -129,6 +129,8 @@ class Claim:
     retries: int = 0
     losses: int = 0
     owes: bool = False
+    #: How often another task has taken this one's place (``self.replace``).
+    replaces: int = 0
 
 
 @dataclass(frozen=True, slots=True)

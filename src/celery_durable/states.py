@@ -54,6 +54,10 @@ CONDITION, EVENT, SLEEP = "condition", "event", "sleep"
 #: What a row waits for, due at once, whose worker shuts down.
 DRAIN = "drain"
 
+#: What a task's code has left in the ledger for its later runs: results of steps, how often a step was tried, sleeps
+#: that were begun, its checkpoint.
+STEP, TRIES, SLEPT, CHECKPOINT = "step", "tries", "sleep", "checkpoint"
+
 #: Seconds after which a row that waits for another looks again, should its waker have died.
 FOLLOW_INTERVAL = 10.0
 #: Seconds after which a row that an open-ended pause holds is looked at, should its release have been lost.
@@ -93,6 +97,8 @@ class Row(Protocol):
     waiting_from: int | None
     wait_event: str | None
     waits: int
+    progressed: int
+    replaces: int
     now: int
 
 
@@ -108,6 +114,8 @@ class Move:
     envelope: Envelope | None = None
     #: The step under which a sleep is remembered: it ends when the row wakes.
     sleep: str = ""
+    #: A step, and how often it has been tried so far.
+    tries: tuple[str, int] | None = None
 
 
 def allowed(verb: str, source: str | None, target: str) -> bool:
@@ -120,6 +128,8 @@ _NO_LEASE = {"lease_owner": None, "lease_expires_at": None, "lease_pid": None}
 _NO_WAIT = {"wait_kind": None, "wait_reason": None, "wait_since": None, "wake_at": None}
 #: A row that made progress of another kind waits afresh from its next wait on.
 _NOT_WAITED = {"waiting_from": None, "give_up_at": None, "wait_event": None, "waits": 0}
+#: A row that has a new step: the next loss does not count, the next wait is the first (PROTOCOL 9, 17).
+PROGRESS: dict[str, Any] = _NOT_WAITED | {"progressed": 1}
 
 
 def into_queued(when: When = After()) -> dict[str, Any]:  # noqa: B008 - an immutable tuple
@@ -266,9 +276,10 @@ def replace_message(row: Row, envelope: Envelope, wake: When | None, *, token: s
         owed = token if owes else None
         return Move("replace", CANCELLED, into_terminal(CANCELLED, owed=owed), "cancelled while running")
     reason = f"replaced by {envelope.headers.get('task')}"
+    changes = {"replaces": row.replaces + 1}
     if wake is not None:
-        return Move("replace", WAITING, into_waiting(SCHEDULED, reason, wake), reason, envelope=envelope)
-    return Move("replace", QUEUED, into_queued(), reason, envelope=envelope)
+        return Move("replace", WAITING, into_waiting(SCHEDULED, reason, wake) | changes, reason, envelope=envelope)
+    return Move("replace", QUEUED, into_queued() | changes, reason, envelope=envelope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,11 +301,11 @@ def succeed_silently() -> Move:
 def lose(row: Row, failure: Failure, token: str) -> Move:
     """End an attempt whose worker or lease is gone.
 
-    Losses are counted apart from retries; at ``max_losses`` the row is dead, kind ``poison``.
-    A loss that will run again owes nobody anything (PROTOCOL 13).
+    Losses are counted apart from retries; at ``max_losses`` in a row, without a new step between, the row is dead,
+    kind ``poison`` (PROTOCOL 9). A loss that will run again owes nobody anything (PROTOCOL 13).
     """
-    losses = row.losses + 1
-    counted = {"losses": losses, "claim_token": None}
+    losses = 0 if row.progressed else row.losses + 1
+    counted = {"losses": losses, "progressed": 0, "claim_token": None}
     owed = token if row.owes else None
     if row.cancel_requested_at is not None:
         return Move(
@@ -338,7 +349,8 @@ def expire(row: Row, token: str, failure: Failure) -> Move:
 def replay(reason: str, wake: When | None = None) -> Move:
     """Bring a dead or cancelled row back: counters of failure reset, ``claims`` never (PROTOCOL 15)."""
     fresh = _NOT_WAITED | {
-        "losses": 0, "retries": 0, "cancel_requested_at": None, "cancel_reason": None, "cancel_terminate": 0,
+        "losses": 0, "retries": 0, "progressed": 0, "cancel_requested_at": None, "cancel_reason": None,
+        "cancel_terminate": 0,
         "deadline_at": None,
     }  # fmt: skip
     if wake is not None:

@@ -14,12 +14,13 @@ from celery.backends.base import DisabledBackend
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.serialization import dumps, loads
 
-from celery_durable import keys, redaction, transactions
+from celery_durable import contents, keys, redaction, transactions
 from celery_durable.capture import checked_size, moment, uncontinued
 from celery_durable.errors import LedgerUnavailable
 from celery_durable.outbox import GivenPublisher
 from celery_durable.records import Submission
 from celery_durable.states import After, At
+from celery_durable.steps import Content
 from celery_durable.wiring import plugin
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ logger = logging.getLogger(__name__)
 
 #: How many values of a call's arguments are looked at before it is taken to hold secrets.
 MAX_LOOKED_AT = 2_000
-
-#: Types that every serializer hands over as they are.
-_SAME_ON_BOTH_SIDES = frozenset({str, int, float, bool, type(None)})
 
 
 class Collapsed(Exception):
@@ -205,7 +203,7 @@ def signature_of(task: DurableTask) -> inspect.Signature:
 
 def _as_delivered(task: DurableTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return the arguments as a worker will see them, so that a key is the same on both sides."""
-    if all(type(v) in _SAME_ON_BOTH_SIDES for v in (*args, *kwargs.values())):  # an Enum may derive from str
+    if all(type(v) in contents.PLAIN for v in (*args, *kwargs.values())):  # an Enum may derive from str
         return list(args), dict(kwargs)
     serializer = task.serializer or task._get_app().conf.task_serializer
     content_type, encoding, data = dumps((args, kwargs), serializer=serializer)
@@ -276,8 +274,7 @@ def decoded(row: Any) -> Any:
     """Decode a stored result; it was encoded by this app's own result serializer."""
     if row.result_type is None:
         return None
-    content_type, _, encoding = row.result_type.partition(";")
-    return loads(row.result, content_type, encoding or "utf-8", accept=[content_type])
+    return contents.decoded(Content(row.result, row.result_type))
 
 
 __all__ = ["Call", "Collapsed", "compose", "decoded", "owes", "restore_result", "wake_of", "write_and_ring"]

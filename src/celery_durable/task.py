@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import functools
 from typing import TYPE_CHECKING, Any, NoReturn
+from uuid import uuid4
 
 from celery import Task
 from celery.exceptions import Reject
 
-from celery_durable import capture, runs, submission, wiring
+from celery_durable import capture, runs, steps, submission, wiring
 from celery_durable.capture import Recorder, quieten
 from celery_durable.control import TaskWaiting
 from celery_durable.errors import LedgerError, SubmitError
 from celery_durable.outbox import scope_of
 from celery_durable.states import CONDITION, After, Wait
+from celery_durable.steps import How
 from celery_durable.waits import RETRY_IN
 
 if TYPE_CHECKING:
@@ -155,6 +157,85 @@ class DurableTask(Task):
         """
         return self._attempt(f"waits for event {name!r}").wait_for_event(name, timeout)
 
+    def step(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        transaction: bool = False,
+        retries: int = 0,
+        backoff: float = 1.0,
+        **kwargs: Any,
+    ) -> Any:
+        """Call ``fn(*args, **kwargs)`` once in the life of this task, and return what it returned in every run.
+
+        The result (anything the task's serializer takes, up to ``durable_max_message_bytes``) is recorded under the
+        claim as soon as ``fn`` returns. What ``fn`` raises passes through; nothing is recorded, and the next run calls
+        it again. After a crash the step is either recorded, or ``fn`` is called again: pass ``step_key`` to other
+        systems, or use ``transaction``.
+
+        ``name`` tells the steps of a task apart: up to 255 characters, once in a run, in a loop ``f"page-{n}"``.
+        ``transaction`` gives ``fn`` a SQLAlchemy Connection to the ledger's database as its first argument, or a
+        Session where its first parameter is annotated as one or named ``session``: what it writes and the record of
+        the step are committed together, or not at all.
+        ``retries`` is how often it is tried again when it raises, ``backoff`` the seconds before the first retry,
+        doubled each time. Over pauses of more than 5 s the task waits in the ledger, and burns no retry of its own.
+
+        Outside a durable run (a direct call, ``apply``, eager) it calls ``fn``, every time.
+
+        Raises:
+            StepError: the name, the function or the options make no sense, or steps are nested.
+            StepResultError: what ``fn`` returned cannot be recorded; the task ends dead, kind ``permanent``.
+            LeaseLost: another claim has taken over; let it pass.
+            LedgerUnavailable: the ledger was down for longer than a lease; let it pass.
+        """
+        how = How(transaction, retries, backoff)
+        steps.checked(name)
+        steps.check_function(name, fn)
+        attempt = self._running()
+        if attempt is not None:
+            return attempt.step(name, fn, args, kwargs, how)
+        if not transaction:
+            return fn(*args, **kwargs)
+        return wiring.plugin(self._get_app()).ledger.transact(fn, lambda given: fn(given, *args, **kwargs))
+
+    def step_key(self, name: str) -> str:
+        """Return a token (a UUID as text) for another system's idempotency key.
+
+        The same in every run of this task, also after a replay, even a fresh one: what was done under it stays done
+        until the work is submitted anew. Another for every other task, and for every other name.
+        Outside a durable run it is the same within one call of the task.
+        """
+        steps.checked(name)
+        attempt = self._running()
+        if attempt is not None:
+            claim, side = attempt.claim, wiring.plugin(self._get_app())
+            return steps.token(side.ledger.uuid, claim.task_id, claim.replaces, name)
+        top = self.request_stack.top
+        seed = uuid4().hex if top is None else top.__dict__.setdefault("_durable_seed", uuid4().hex)
+        return steps.token(seed, "", 0, name)
+
+    def checkpoint(self, value: Any) -> None:
+        """Keep a value for later runs of this task: ``restore`` returns the last one.
+
+        Anything the task's serializer takes. After a crash it is the one that was kept when this last returned, or
+        the one it was just keeping. Replays keep it, a fresh one forgets it. Does nothing outside a durable run.
+
+        Raises:
+            StepError: it cannot be serialised, is too large, or a transactional step is being done.
+            LeaseLost: another claim has taken over; let it pass.
+            LedgerUnavailable: the ledger was down for longer than a lease; let it pass.
+        """
+        attempt = self._running()
+        if attempt is not None:
+            attempt.steps.checkpoint(value)
+
+    def restore(self, default: Any = None) -> Any:
+        """Return what ``checkpoint`` kept last, in this run or an earlier one; ``default`` when there is nothing."""
+        attempt = self._running()
+        return default if attempt is None else attempt.steps.restore(default)
+
     def check(self) -> None:
         """Stop here if the task shall not go on; cheap enough for every turn of a loop (about two microseconds).
 
@@ -196,6 +277,12 @@ class DurableTask(Task):
         """The task's record as the ledger has it now; None outside a durable run."""
         attempt = runs.current()
         return None if attempt is None else wiring.plugin(self._get_app()).ledger.get(attempt.task_id)
+
+    def _running(self) -> Attempt | None:
+        """Return the attempt whose body asks; None in a body that was called directly, also from within another."""
+        attempt = runs.current()
+        mine = attempt is not None and attempt.inside and self.request.id == attempt.task_id
+        return attempt if mine else None
 
     def _attempt(self, reason: str) -> Attempt:
         """Return the attempt that runs this body; outside of one there is nothing to wait in."""

@@ -11,7 +11,7 @@ from celery_durable import failpoints
 from celery_durable.ledger import injecting, migrating
 from celery_durable.ledger.borrowing import Borrowed
 from celery_durable.ledger.chords import Chords, Part
-from celery_durable.ledger.claiming import Claiming, Claims
+from celery_durable.ledger.claiming import Claiming
 from celery_durable.ledger.database import Database
 from celery_durable.ledger.lending import Lender, lend
 from celery_durable.ledger.listening import Ears
@@ -24,6 +24,7 @@ from celery_durable.ledger.reporting import Failed, FailureGroup, Reporting, Whi
 from celery_durable.ledger.results import Seen, Stored
 from celery_durable.ledger.running import Asked, Running
 from celery_durable.ledger.sightings import Sighting, Sightings
+from celery_durable.ledger.stepping import Stepping
 from celery_durable.ledger.submitting import Submitted, Submitting
 from celery_durable.ledger.sweeping import Glance, Ring, Sweeping
 from celery_durable.ledger.verifying import Verifying
@@ -37,7 +38,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Ledger(Parking, Sightings, Claims, Sweeping, Running, Operating, Chords, Reporting, Querying, Verifying):
+class Ledger(Parking, Sightings, Stepping, Sweeping, Running, Operating, Chords, Reporting, Querying, Verifying):
     """One ledger: a database and a table prefix. Safe to share between threads and to use after a fork."""
 
     @classmethod

@@ -65,7 +65,7 @@ class Claims(Waiting):
         }  # fmt: skip
 
         def at_once(connection: sa.Connection) -> Claiming:
-            returned = (c.id, c.task_id, c.claims, c.retries, c.losses, c.owes)
+            returned = (c.id, c.task_id, c.claims, c.retries, c.losses, c.owes, c.replaces)
             moved = sa.update(self.t.task).where(*where).values(values).returning(*returned).cte("moved")
             logged = self.writer.logged(
                 moved, verb="claim", from_state=states.QUEUED, to_state=states.RUNNING,
@@ -281,7 +281,7 @@ class Claims(Waiting):
 
 
 def _claim(row: sa.Row[Any], token: str, fence: int) -> Claim:
-    return Claim(row.id, row.task_id, fence, token, row.retries, row.losses, bool(row.owes))
+    return Claim(row.id, row.task_id, fence, token, row.retries, row.losses, bool(row.owes), row.replaces)
 
 
 def _standing(row: sa.Row[Any], envelope_no: int | None) -> str:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 #: How often work is tried again after a deadlock, and after a connection that turned out to be dead.
 CONTENTION_TRIES, CONNECTION_TRIES = 8, 3
-_TRIES = {"retry": CONTENTION_TRIES, "busy": CONTENTION_TRIES, "lost": CONNECTION_TRIES}
+TRIES = {"retry": CONTENTION_TRIES, "busy": CONTENTION_TRIES, "lost": CONNECTION_TRIES}
 
 _inherited: list[sa.Engine] = []
 
@@ -148,17 +148,17 @@ class Database:
                     reached = True
                     return work(connection)
             except exc.TimeoutError as error:
-                raise self._unavailable(error, task_id, reached=False) from error
+                raise self.unavailable(error, task_id, reached=False) from error
             except exc.DBAPIError as error:
-                fault = "lost" if error.connection_invalidated else self.dialect.faults(error)
+                fault = self.fault(error)
                 self._refuse(fault, error, impatient=impatient)
-                if tries >= _TRIES.get(fault or "", 1):
-                    raise self._unavailable(error, task_id, reached=reached) from error
-            except self.engine.dialect.loaded_dbapi.Error as error:
+                if tries >= TRIES.get(fault or "", 1):
+                    raise self.unavailable(error, task_id, reached=reached) from error
+            except self.driver_error as error:
                 # Raw: SQLAlchemy met a dead connection while it set it up for autocommit.
                 self.dispose()
                 if tries >= CONNECTION_TRIES:
-                    raise self._unavailable(error, task_id, reached=False) from error
+                    raise self.unavailable(error, task_id, reached=False) from error
             if tries > 1:
                 time.sleep(random.uniform(0, 0.02 * 2**tries))  # noqa: S311 - spreading, not secrecy
 
@@ -171,7 +171,35 @@ class Database:
         if fault == "busy" and impatient:
             raise Busy(str(error.orig)) from error
 
-    def _unavailable(self, error: Exception, task_id: str | None, *, reached: bool) -> LedgerUnavailable:
+    def run_once(self, work: Callable[[sa.Connection], T], task_id: str | None = None) -> T:
+        """Run ``work`` in a transaction, and not again: what the database raises is raised, ``fault`` names it.
+
+        Raises:
+            LedgerUnavailable: no connection was free.
+        """
+        try:
+            with injecting.during(work), self.connection() as connection:
+                return work(connection)
+        except exc.TimeoutError as error:
+            raise self.unavailable(error, task_id, reached=False) from error
+        except self.driver_error:
+            self.dispose()
+            raise
+
+    @property
+    def driver_error(self) -> type[Exception]:
+        """The class of the driver's own errors."""
+        found: type[Exception] = self.engine.dialect.loaded_dbapi.Error
+        return found
+
+    def fault(self, error: Exception) -> str | None:
+        """Name what an error means: ``retry``, ``lost``, ``unavailable``, ``schema``; None: nothing that passes."""
+        if not isinstance(error, exc.DBAPIError):
+            return "lost" if isinstance(error, self.driver_error) else None
+        return "lost" if error.connection_invalidated else self.dialect.faults(error)
+
+    def unavailable(self, error: Exception, task_id: str | None, *, reached: bool) -> LedgerUnavailable:
+        """Make the error that users meet; ``reached`` tells that something may have been done."""
         cause = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
         outcome = "unknown" if reached else "not recorded"
         return LedgerUnavailable(

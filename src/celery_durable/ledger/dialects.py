@@ -83,6 +83,19 @@ def _sqlite_faults(error: exc.DBAPIError) -> str | None:
     return "unavailable" if isinstance(error, exc.OperationalError) else None
 
 
+def transaction_over(error: exc.DBAPIError) -> bool:
+    """Say that a savepoint is unknown, on any database: the transaction that had it is over."""
+    if getattr(error.orig, "sqlstate", None) in {"3B001", "25P01"}:
+        return True
+    args = error.orig.args if error.orig else ()
+    return bool(args) and (args[0] == 1305 or "no such savepoint" in str(args[0]))  # noqa: PLR2004 - of MySQL
+
+
+def transaction_aborted(error: exc.DBAPIError) -> bool:
+    """Say that the transaction only waits to be rolled back; PostgreSQL has that state."""
+    return getattr(error.orig, "sqlstate", None) == "25P02"
+
+
 _PG = "CAST(extract(epoch FROM {}) * 1000000 AS BIGINT)"
 _MYSQL_CLOCK = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6))"
 # julianday() resolves to milliseconds and is fixed within one statement.

@@ -22,7 +22,8 @@ _verb: ContextVar[str] = ContextVar("durable_verb", default="")
 def verbs_of(ledger: type) -> list[str]:
     """Name the methods of a ledger that ask the database something, as failpoints call them."""
     methods = inspect.getmembers(ledger, inspect.isfunction)
-    return sorted({name.lstrip("_") for name, f in methods if {"db", "run"} <= set(f.__code__.co_names)})
+    asks = [(name, set(f.__code__.co_names)) for name, f in methods]
+    return sorted({name.lstrip("_") for name, used in asks if "db" in used and used & {"run", "run_once"}})
 
 
 @contextmanager

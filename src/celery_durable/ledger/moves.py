@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from celery_durable.states import After, At, Move, allowed
+from celery_durable.states import SLEPT, TRIES, After, At, Move, allowed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,6 +82,10 @@ class Writer:
         connection.execute(sa.update(self.t.task).where(self.t.task.c.id == row.id).values(values))
         if move.sleep:
             self._remember_sleep(connection, row, move.sleep)
+        if move.tries is not None:
+            self._remember_tries(connection, row, *move.tries)
+        if "replaces" in move.changes:  # another body, whose steps may bear the same names
+            connection.execute(sa.delete(self.t.step).where(self.t.step.c.task_row == row.id))
         if move.failure is not None:
             self.failure(connection, row.id, row.claims, move.failure)
         self.note(connection, row.id, Entry(move.verb, row.state, move.to, row.claims, actor, move.reason))
@@ -108,13 +112,23 @@ class Writer:
         """Remember that a sleep was begun and ends as the row wakes; one that was begun before keeps its end."""
         step, task = self.t.step, self.t.task
         until = sa.select(task.c.wake_at).where(task.c.id == row.id).scalar_subquery()
-        known = sa.select(step.c.name).where(step.c.task_row == row.id, step.c.name == name)
+        known = sa.select(step.c.name).where(step.c.task_row == row.id, step.c.kind == SLEPT, step.c.name == name)
         if connection.execute(known).first() is None:
             connection.execute(
                 sa.insert(step).values(
-                    task_row=row.id, name=name, claim=row.claims, started_at=self.dialect.clock_sql, finished_at=until
+                    task_row=row.id, kind=SLEPT, name=name, claim=row.claims, started_at=self.dialect.clock_sql,
+                    finished_at=until,
                 )
-            )
+            )  # fmt: skip
+
+    def _remember_tries(self, connection: sa.Connection, row: sa.Row[Any], name: str, count: int) -> None:
+        """Remember how often a step has been tried."""
+        step = self.t.step
+        key = {"task_row": row.id, "kind": TRIES, "name": name}
+        said = {"claim": row.claims, "result": str(count).encode(), "started_at": self.dialect.clock_sql}
+        changed = sa.update(step).where(*(step.c[n] == v for n, v in key.items())).values(said)
+        if connection.execute(changed).rowcount == 0:
+            connection.execute(sa.insert(step).values(key | said))
 
     def failure(self, connection: sa.Connection, row_id: int, claim: int, failure: Failure) -> None:
         """Write a failure row."""

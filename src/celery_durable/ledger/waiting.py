@@ -89,7 +89,7 @@ class Waiting(Pausing):
         """Return when a sleep that was begun ends, and the time now; None when it was not begun."""
         s = self.t.step.c
         query = sa.select(s.finished_at, self.dialect.instant_sql.label("now")).where(
-            s.task_row == claim.row_id, s.name == name
+            s.task_row == claim.row_id, s.kind == states.SLEPT, s.name == name
         )
         row = self.db.run(lambda connection: connection.execute(query).first(), read_only=True)
         return None if row is None else (row.finished_at, row.now)
@@ -97,6 +97,6 @@ class Waiting(Pausing):
     # Starting over ------------------------------------------------------------------------------------
 
     def forget(self, connection: sa.Connection, row_ids: Sequence[int]) -> None:
-        """Drop what tasks have slept and received: a fresh replay starts over."""
+        """Drop what tasks have done, slept and received: a fresh replay starts over."""
         for table in (self.t.step, self.t.signal):
             connection.execute(sa.delete(table).where(table.c.task_row.in_(row_ids)))

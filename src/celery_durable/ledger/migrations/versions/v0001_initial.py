@@ -191,6 +191,8 @@ def description(prefix: str) -> sa.MetaData:
         column("waiting_from", Micros),
         column("give_up_at", Micros),
         column("waits", sa.Integer, nullable=False, server_default="0"),
+        column("progressed", sa.SmallInteger, nullable=False, server_default="0"),
+        column("replaces", sa.Integer, nullable=False, server_default="0"),
         column("failure_kind", text(32)),
         column("continuation_pending", text(36)),
         column("cancel_requested_at", Micros),
@@ -262,6 +264,7 @@ def description(prefix: str) -> sa.MetaData:
     sa.Table(
         f"{prefix}step", meta,
         column("task_row", sa.BigInteger, primary_key=True, autoincrement=False),
+        column("kind", text(16), primary_key=True),
         column("name", text(255), primary_key=True),
         column("claim", sa.Integer, nullable=False),
         column("result", Blob),
