@@ -279,10 +279,11 @@ class DurableTask(Task):
         return None if attempt is None else wiring.plugin(self._get_app()).ledger.get(attempt.task_id)
 
     def _running(self) -> Attempt | None:
-        """Return the attempt whose body asks; None in a body that was called directly, also from within another."""
+        """Return the attempt whose body asks; None in the body of another task that it calls directly."""
         attempt = runs.current()
-        mine = attempt is not None and attempt.inside and self.request.id == attempt.task_id
-        return attempt if mine else None
+        if attempt is None or not attempt.inside or attempt.delivery.task.name != self.name:
+            return None
+        return attempt if self.request.id in {attempt.task_id, None} else None
 
     def _attempt(self, reason: str) -> Attempt:
         """Return the attempt that runs this body; outside of one there is nothing to wait in."""

@@ -19,6 +19,7 @@ from celery_durable.cli.pages import (
     record_page,
     records_table,
     states_line,
+    steps_page,
     workers_table,
 )
 from celery_durable.explain import explain, look_up
@@ -80,14 +81,19 @@ def show(ctx: click.Context, ref: str, *, full: bool, as_json: bool) -> None:
     found = ready(ctx)
     record = found.ledger.get(ref)
     failures, events = found.ledger.failures(record.id), found.ledger.events(record.id)
+    names = found.redacted(record.task)
+    steps = found.ledger.steps(record.id)
     if as_json:
         document = record.as_json() | {
-            "failures": [f.as_json() for f in failures], "steps": [], "events": [e.as_json() for e in events],
+            "failures": [f.as_json() for f in failures], "steps": [s.as_json(names) for s in steps],
+            "events": [e.as_json() for e in events],
         }  # fmt: skip
         output.emit(document)
         return
     to = output.console(ctx)
     to.print(record_page(record, _explained(found, record).reason))
+    if steps:
+        to.print(steps_page(steps, names, record.now))
     to.print(history_page(events, record.now))
     if failures:
         to.print(failures_page(failures, record.now, full=full))

@@ -13,6 +13,8 @@ from celery_durable.ledger import Ledger
 from celery_durable.wiring import plugin
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from celery_durable.settings import Settings
 
 
@@ -23,6 +25,11 @@ class Deployment:
     app: Any
     settings: Settings
     ledger: Ledger
+
+    def redacted(self, task: str) -> Sequence[str]:
+        """Return the names that a task never shows; of a task that this app does not know none can be told."""
+        names: Sequence[str] = getattr(self.app.tasks.get(task), "redact", ())
+        return names
 
     def max_retries(self, task: str) -> int | None:
         """How often Celery retries a task; None when the app does not know the task or sets no limit."""

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from celery_durable import states
 from celery_durable.cli.output import Column, line, moment, pairs, plain, relative, shortened, table
+from celery_durable.redaction_shown import bounded
 from celery_durable.wording import brief, clock, counted, span
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from celery_durable.records import Event, Failure, Record, Worker
+    from celery_durable.steps import Step
 
+#: Longest result of a step shown in the page of a task.
+RESULT_WIDTH = 200
 #: Longest key shown in a list in place of the task id.
 KEY_WIDTH = 36
 
@@ -137,6 +141,24 @@ def record_page(r: Record, reason: str) -> RenderableType:
     if r.state == states.SUCCEEDED:
         rows.append(("result", line(repr(r.decoded_result()))))
     return pairs(rows)
+
+
+def steps_page(steps: Sequence[Step], names: Sequence[str], now: int) -> RenderableType:
+    """Tell which steps are done, oldest first; ``names`` are those that the task redacts."""
+    rows = [
+        (clock(s.finished_at, now), s.name, s.claim, span(s.finished_at - s.started_at), bounded(shown, RESULT_WIDTH))
+        for s, shown in ((s, s.as_json(names)["result"]) for s in steps)
+    ]
+    columns = (
+        Column("done"),
+        Column("step", fold=True),
+        Column("claim", right=True),
+        Column("took", right=True),
+        Column("result", fold=True, ratio=1),
+    )
+    made = table(columns, rows)
+    made.expand = True
+    return Group(Text(), made)
 
 
 def history_page(events: Sequence[Event], now: int) -> RenderableType:
