@@ -31,7 +31,8 @@ LIVE_AND_OVER = {
 }  # fmt: skip
 NEW = dict.fromkeys(COLUMNS) | {
     "key_digest": b"d", "claims": 0, "losses": 0, "retries": 0, "publish_count": 0, "rings": 0, "deferrals": 0,
-    "envelope_no": 1, "max_losses": 3, "on_loss": "retry", "owes": 1, "waits": 0, "progressed": 0, "replaces": 0, "observed": 0,
+    "envelope_no": 1, "max_losses": 3, "on_loss": "retry", "owes": 1, "waits": 0, "progressed": 0, "replaces": 0,
+    "observed": 0,
 }  # fmt: skip
 
 
