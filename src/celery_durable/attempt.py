@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.backends.base import DisabledBackend
@@ -17,6 +17,7 @@ from kombu.exceptions import EncodeError
 
 from celery_durable import signals, states, submission
 from celery_durable.contents import encoded
+from celery_durable.continuing import Follower, heirs
 from celery_durable.control import Cancelled, Draining, LedgerDown, StepRetry, Stop, TaskWaiting, Unclaimed
 from celery_durable.errors import LeaseLost, LedgerUnavailable, StepResultError, WaitTimeout
 from celery_durable.outcomes import Outcomes
@@ -26,11 +27,12 @@ from celery_durable.stepper import Stepper
 from celery_durable.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from celery_durable.delivery import Delivery, SoftLimitGuard
+    from celery_durable.ledger import Submitted
     from celery_durable.outcomes import Outcome
-    from celery_durable.records import Claim, Envelope
+    from celery_durable.records import Claim, Envelope, Submission
     from celery_durable.steps import How
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,10 @@ class Attempt:
         self.steps = Stepper(self, delivery, lease, guard)
         #: What the body has to be left with, whatever it makes of it (PROTOCOL 16).
         self._ending: BaseException | None = None
+        self.follower = Follower(claim.task_id, claim.claims)
+        self._canvas_open = False
+        self._canvas: list[Submission] = []
+        self._written_canvas: list[tuple[Submitted, Submission]] = []
         self._waiting: states.Wait | None = None
         self._sleeps: dict[str, int] = {}
 
@@ -72,12 +78,35 @@ class Attempt:
         """Take the message of ``retry()`` or ``replace()``: the row moves when the body ends."""
         self._captured = (envelope, wake)
 
+    @contextmanager
+    def replacing(self, last: str) -> Iterator[None]:
+        """Take what is submitted in the block for the canvas that replaces this task; ``last`` is how that ends.
+
+        It is written together with the row's own move, or not at all.
+        """
+        self._canvas_open = True
+        try:
+            yield
+        except Ignore:
+            self._outcomes.replaced_by(last)
+            raise
+        except BaseException:
+            self._canvas.clear()
+            raise
+        finally:
+            self._canvas_open = False
+
+    def collect(self, sub: Submission) -> bool:
+        """Take a part of the canvas that replaces this task; False when it is none."""
+        if self._canvas_open:
+            self._canvas.append(sub)
+        return self._canvas_open
+
     def execute(self, args: Any, kwargs: Any) -> Any:
         """Run the body and record what comes of it; raise what Celery's tracer shall see."""
         try:
             result = self._body(args, kwargs)
-            if self._captured is not None:  # retry(throw=False): stock Celery would succeed *and* retry
-                raise Retry("retried with throw=False")  # noqa: TRY301 - handled as every other retry
+            self._look_behind()
         except MemoryError as exc:
             self._settle(self._outcomes.lost(exc))
             raise Unclaimed("out of memory: recorded as a loss") from exc
@@ -97,6 +126,13 @@ class Attempt:
         if self._ending is not None:
             self._stop(self._ending)
         return self._succeed(result)
+
+    def _look_behind(self) -> None:
+        """Raise what a body that returned should have let pass."""
+        if self._captured is not None:  # retry(throw=False): stock Celery would succeed *and* retry
+            raise Retry("retried with throw=False")
+        if self._canvas:
+            raise Ignore("replaced by a canvas")
 
     def _ended(self, exc: Exception) -> Exception:
         """Record what the body raised; return what Celery shall see."""
@@ -222,6 +258,11 @@ class Attempt:
                 self.wait(states.Wait(states.CONDITION, reason, wake, give_up_after=self._task.requires_within))
 
     @property
+    def over(self) -> bool:
+        """Whether the outcome is recorded, and final."""
+        return self._settled in states.TERMINAL and not self.inside
+
+    @property
     def succeeded(self) -> bool:
         """Whether the outcome is recorded, as a success."""
         return self._settled == states.SUCCEEDED
@@ -293,9 +334,20 @@ class Attempt:
 
     def _settle(self, outcome: Outcome) -> None:
         reached: list[str] = []
-        settle = self._side.ledger.settle
-        self._write(lambda: reached.append(settle(self.claim, outcome.decide, actor=self._note.worker)))
+        settle, actor = self._side.ledger.settle, self._note.worker
+        along = self._write_canvas if outcome.replaces else None
+        self._write(lambda: reached.append(settle(self.claim, outcome.decide, actor=actor, along=along)))
         self._settled = reached[-1]
+        if self._settled in {states.DEAD, states.CANCELLED}:
+            self.follower.end(self._side.ledger, heirs(self.delivery.embed), self.claim.row_id)
+        for submitted, sub in self._written_canvas:
+            if submitted.publish:
+                submission.ring(self._side, self._side.publisher, submitted, sub.envelope, sub.deadline_at)
+
+    def _write_canvas(self, connection: Any) -> None:
+        """Write the rows of the canvas that replaces this task, within the transaction that moves its own."""
+        submit = self._side.ledger.submit_within
+        self._written_canvas = [(submit(connection, sub, actor=self._note.worker), sub) for sub in self._canvas]
 
     def _write(self, write: Callable[[], None]) -> None:
         """Record the outcome, patiently; one that cannot be recorded counts as not done."""

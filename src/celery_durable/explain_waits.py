@@ -153,6 +153,12 @@ def _at_work(w: Worker) -> str:
     return f"{w.hostname} (pid {w.pid}, {w.phase}) knows {counted(len(w.tasks), 'task')} and consumes {names(w.queues)}"
 
 
+def _replaced(r: Record, _f: Facts) -> _Told:
+    """A canvas stands in for it."""
+    reason = "it replaced itself by a canvas, the last part of which takes its place; it ends if a part of that fails"
+    return reason, [f"the parts of the canvas have root_id {r.root_id}; those that it sent have parent_id {r.task_id}"]
+
+
 _KINDS: dict[str, Callable[[Record, Facts], _Told]] = {
     states.RETRY: _retry,
     states.SCHEDULED: _scheduled,
@@ -164,4 +170,5 @@ _KINDS: dict[str, Callable[[Record, Facts], _Told]] = {
     "requeue": _requeue,
     "drain": _drain,
     "unregistered": _unregistered,
+    states.REPLACED: _replaced,
 }

@@ -34,6 +34,8 @@ class Outcome:
 
     decide: Decision
     shown: Exception | None = None
+    #: Whether the canvas that replaces the task is written together with the move.
+    replaces: bool = False
 
     def tried(self, step: str, count: int) -> Outcome:
         """Return the same with a note of how often a step has been tried."""
@@ -49,6 +51,7 @@ class Outcomes:
         self._claim, self._owes = claim, owes
         self._delivery = delivery
         self._began = time.monotonic()
+        self._last: str | None = None
 
     def of(self, exc: Exception, captured: tuple[Envelope, states.When | None] | None) -> Outcome:
         """Judge an exception; ``captured`` is the message of a ``retry()`` or ``replace()`` before it."""
@@ -59,6 +62,10 @@ class Outcomes:
         if isinstance(exc, Ignore):
             return self._ignored(captured)
         return self._judged(exc)
+
+    def replaced_by(self, last: str) -> None:
+        """Note that a canvas replaces the task, and by which task it ends."""
+        self._last = last
 
     def permanent(self, exc: Exception, why: str) -> Outcome:
         """Give up without a judgement."""
@@ -166,10 +173,15 @@ class Outcomes:
 
     def _ignored(self, captured: tuple[Envelope, states.When | None] | None) -> Outcome:
         """Take Ignore as a success without a result, or as the row's new message (replace)."""
+        told: dict[str, Any] = {"token": self._note.token, "owes": self._owes}
+        if captured is None and self._last is not None:
+            if hasattr(self._side.app.tasks.get(self._last), "fence"):
+                return Outcome(lambda row: states.stand_in(row, **told), replaces=True)
+            reason = f"{states.REPLACEMENT}{self._last}, which has no row"
+            return Outcome(lambda _: states.succeed_silently(reason), replaces=True)
         if captured is None:
             return Outcome(lambda _: states.succeed_silently())
         envelope, wake = captured
-        told: dict[str, Any] = {"token": self._note.token, "owes": self._owes}
         return Outcome(lambda row: states.replace_message(row, envelope, wake, **told))
 
     def _failed(

@@ -113,6 +113,8 @@ class Submission:
     on_loss: str = "retry"
     retries: int = 0
     submitted_by: str = ""
+    #: How many replacements (``self.replace``) came before this message.
+    nesting: int = 0
     #: The same call without its callbacks, chain and chord, where it has any: when it brings a dead row back,
     #: its alias drives those.
     alone: Submission | None = None

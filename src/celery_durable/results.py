@@ -17,10 +17,9 @@ from celery.exceptions import ChordError, Reject
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import GroupResult, result_from_tuple
 from celery.utils.functional import _regen
-from kombu.exceptions import OperationalError
 from kombu.serialization import dumps, loads
 
-from celery_durable import results_meta, runs
+from celery_durable import continuing, results_meta, runs
 from celery_durable.errors import LedgerError, LedgerUnavailable
 from celery_durable.ledger import Part, Stored
 from celery_durable.wiring import plugin
@@ -37,7 +36,7 @@ FIRST_LOOK, SLOWER = 0.005, 1.5
 #: How many ids one statement asks for.
 BATCH = 500
 #: Failures that another try may help: what could not be sent is sent later.
-PASSING = (OperationalError, OSError, LedgerError, Reject)
+PASSING = (*continuing.PASSING, Reject)
 
 
 class DurableBackend(BaseBackend):

@@ -20,6 +20,7 @@ from celery.utils.threads import LocalStack
 
 from celery_durable import adoption, states
 from celery_durable.attempt import Attempt
+from celery_durable.continuing import Follower, Guard
 from celery_durable.control import LedgerDown, NotStarted, Unclaimed
 from celery_durable.delivery import Delivery, Note, SoftLimitGuard
 from celery_durable.errors import LedgerUnavailable, SubmitError
@@ -30,6 +31,7 @@ from celery_durable.wiring import plugin
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from celery_durable.records import Submission
     from celery_durable.task import DurableTask
 
 __all__ = ["LedgerDown", "NotStarted", "Unclaimed", "current", "deliver", "entering", "running"]
@@ -68,6 +70,12 @@ def at(task_id: str) -> Attempt | Telling | None:
     return run if run is not None and run.delivery.uuid == task_id else None
 
 
+def collected(sub: Submission) -> bool:
+    """Take a part of the canvas that replaces the running task, if that is what Celery is sending just now."""
+    attempt = current()
+    return attempt is not None and attempt.collect(sub)
+
+
 def entering(task: DurableTask) -> Attempt | Telling | None:
     """Return the run whose body ``__call__`` is about to start; None for any other call of the task."""
     run: Attempt | Telling | None = _stack.top
@@ -77,10 +85,22 @@ def entering(task: DurableTask) -> Attempt | Telling | None:
     return run
 
 
-def telling() -> bool:
-    """Whether Celery is sending what follows a success that is recorded already."""
-    attempt = current()
-    return attempt is not None and attempt.succeeded and not attempt.inside
+def over() -> Attempt | Telling | None:
+    """Return the run of this thread if its outcome is recorded: Celery is sending what follows."""
+    run: Attempt | Telling | None = _stack.top
+    return run if run is not None and run.over else None
+
+
+def follower() -> Follower | None:
+    """Return what names what is being sent, where that follows a recorded outcome."""
+    run = over()
+    return None if run is None else run.follower
+
+
+def guarded(backend: Any) -> Any:
+    """Return the backend, guarded while an outcome is told."""
+    run = over()
+    return backend if run is None else Guard(backend, succeeded=run.succeeded)
 
 
 def deliver(task: DurableTask, tracer: Callable[..., Any], *call: Any) -> Any:
@@ -110,9 +130,10 @@ def deliver(task: DurableTask, tracer: Callable[..., Any], *call: Any) -> Any:
         _stack.push(run)
         try:
             traced = tracer(uuid, args, kwargs, request)
-        except Reject:
-            if not (isinstance(run, Attempt) and run.succeeded):
+        except Reject as exc:
+            if not run.over:
                 raise
+            logger.warning("What follows task %s[%s] could not be sent and stays owed: %r", task.name, uuid, exc.reason)
             return _dropped(Unclaimed("what follows is sent by a later sweep"))
         finally:
             _stack.pop()

@@ -30,7 +30,7 @@ MOVES: dict[str, tuple[frozenset[str | None], frozenset[str]]] = {
     "succeed": (frozenset({RUNNING}), frozenset({SUCCEEDED})),
     "fail": (frozenset({RUNNING}), frozenset({WAITING, DEAD, CANCELLED})),
     "wait": (frozenset({RUNNING}), frozenset({WAITING, CANCELLED})),
-    "replace": (frozenset({RUNNING}), frozenset({QUEUED, WAITING, CANCELLED})),
+    "replace": (frozenset({RUNNING, WAITING}), frozenset({QUEUED, WAITING, CANCELLED})),
     "lose": (frozenset({RUNNING}), frozenset({QUEUED, WAITING, DEAD, CANCELLED})),
     "release": (frozenset({WAITING}), frozenset({QUEUED})),
     "follow": (frozenset({WAITING}), frozenset({WAITING, *TERMINAL})),
@@ -49,6 +49,8 @@ SIGHTINGS = frozenset({"observe"})
 SCHEDULED, RETRY, DUPLICATE, PAUSED = "scheduled", "retry", "duplicate", "paused"
 #: What a row waits for whose task no worker knew that got its message.
 UNREGISTERED = "unregistered"
+#: What a row waits for whose task replaced itself by a canvas, the last part of which comes under its id.
+REPLACED = "replaced"
 #: Wait kinds that a task's own code asks for.
 CONDITION, EVENT, SLEEP = "condition", "event", "sleep"
 #: What a row waits for, due at once, whose worker shuts down.
@@ -64,6 +66,11 @@ FOLLOW_INTERVAL = 10.0
 PAUSE_INTERVAL = 3600.0
 #: Seconds after which it is looked again whether a worker knows an unregistered task.
 UNREGISTERED_INTERVAL = 10.0
+#: Seconds after which a row that a canvas stands in for is looked at, should the end of that have passed it by.
+REPLACED_INTERVAL = 600.0
+
+#: How the history tells that a row was replaced: by a canvas, then by the canvas' last part (or by a plain task).
+STAND_IN, REPLACEMENT = "replaced by a canvas, the last part of which takes its place", "replaced by the task "
 
 
 class After(NamedTuple):
@@ -275,11 +282,30 @@ def replace_message(row: Row, envelope: Envelope, wake: When | None, *, token: s
     if row.cancel_requested_at is not None:
         owed = token if owes else None
         return Move("replace", CANCELLED, into_terminal(CANCELLED, owed=owed), "cancelled while running")
-    reason = f"replaced by {envelope.headers.get('task')}"
-    changes = {"replaces": row.replaces + 1}
+    nesting = int(envelope.headers.get("replaced_task_nesting") or 0)
+    move = go_on_as(replacement(str(envelope.headers.get("task")), nesting), wake)
+    return dataclasses.replace(move, envelope=envelope, changes=move.changes | {"replaces": row.replaces + 1})
+
+
+def replacement(task: str, nesting: int) -> str:
+    """Tell by what a row is replaced; ``nesting`` counts the replacements, so that each is told but once."""
+    return f"{REPLACEMENT}{task} (replacement {nesting})"
+
+
+def go_on_as(reason: str, wake: When | None) -> Move:
+    """Let a row go on with the message of what replaces it."""
     if wake is not None:
-        return Move("replace", WAITING, into_waiting(SCHEDULED, reason, wake) | changes, reason, envelope=envelope)
-    return Move("replace", QUEUED, into_queued() | changes, reason, envelope=envelope)
+        return Move("replace", WAITING, into_waiting(SCHEDULED, reason, wake), reason)
+    return Move("replace", QUEUED, into_queued(), reason)
+
+
+def stand_in(row: Row, *, token: str, owes: bool) -> Move:
+    """Let a row wait for the canvas that replaces it (``self.replace``): its last part comes under the row's id."""
+    if row.cancel_requested_at is not None:
+        owed = token if owes else None
+        return Move("replace", CANCELLED, into_terminal(CANCELLED, owed=owed), "cancelled while running")
+    changes = into_waiting(REPLACED, STAND_IN, After(REPLACED_INTERVAL)) | _NOT_WAITED
+    return Move("replace", WAITING, changes | {"replaces": row.replaces + 1}, STAND_IN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,9 +319,9 @@ class Retry:
     kind: str = RETRY
 
 
-def succeed_silently() -> Move:
+def succeed_silently(reason: str = "the task raised Ignore") -> Move:
     """End an attempt that raised Celery's Ignore: a success without a result, owed to nobody (PROTOCOL 15)."""
-    return Move("succeed", SUCCEEDED, into_terminal(SUCCEEDED, owed=None), "the task raised Ignore")
+    return Move("succeed", SUCCEEDED, into_terminal(SUCCEEDED, owed=None), reason)
 
 
 def lose(row: Row, failure: Failure, token: str) -> Move:

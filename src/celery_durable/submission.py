@@ -115,6 +115,7 @@ def compose(task: DurableTask, envelope: Envelope, body: Any, call: Call = Call(
         max_losses=task.max_losses or side.settings.max_losses,
         on_loss=task.on_loss,
         retries=int(headers.get("retries") or 0),
+        nesting=int(headers.get("replaced_task_nesting") or 0),
         submitted_by=str(headers.get("origin") or ""),
     )
     if submission.key == task_id or not (chained or headers.get("group")):
@@ -231,7 +232,7 @@ def write_and_ring(
             publisher = side.publisher if producer is None else GivenPublisher(side.app, side.ledger.uuid, producer)
             envelope = sub.envelope if submitted.task_id == sub.task_id else sub.envelope.readdressed(submitted.task_id)
             ring(side, publisher, submitted, envelope, sub.deadline_at)
-    if submitted.outcome not in {"new", "alias"}:
+    if submitted.outcome not in {"new", "alias", "replacing"}:
         raise Collapsed(submitted)
 
 

@@ -12,10 +12,11 @@ from celery.exceptions import Reject
 
 from celery_durable import capture, runs, steps, submission, wiring
 from celery_durable.capture import Recorder, quieten
+from celery_durable.continuing import last_task
 from celery_durable.control import TaskWaiting
 from celery_durable.errors import LedgerError, SubmitError
 from celery_durable.outbox import scope_of
-from celery_durable.states import CONDITION, After, Wait
+from celery_durable.states import CONDITION, After, At, Wait
 from celery_durable.steps import How
 from celery_durable.waits import RETRY_IN
 
@@ -292,6 +293,23 @@ class DurableTask(Task):
             raise TaskWaiting(reason)
         return attempt
 
+    @property
+    def backend(self) -> Any:
+        """The result backend: guarded while what follows a recorded outcome is sent."""
+        return runs.guarded(Task.backend.fget(self))
+
+    @backend.setter
+    def backend(self, value: Any) -> None:
+        self._backend = value
+
+    def on_replace(self, sig: Any) -> Any:
+        """Replace the running task, all at once: its row moves in the transaction that writes those of the canvas."""
+        run = runs.running(self.request.id)
+        if run is None:
+            return super().on_replace(sig)
+        with run.replacing(last_task(sig)):
+            return super().on_replace(sig)
+
     def apply_async(  # noqa: PLR0913, PLR0917 - Celery's signature
         self,
         args: Any = None,
@@ -330,25 +348,19 @@ class DurableTask(Task):
             raise SubmitError(f'{self.name}: on_conflict is {on_conflict!r}; it is "return" or "raise".')
         if app.conf.task_always_eager:
             return super().apply_async(args, kwargs, task_id, **stock, **options)
-        if app.conf.task_protocol == 1:
-            raise SubmitError(f"{self.name}: task_protocol is 1, which carries no headers; set it to 2, the default.")
-        if asyncio.iscoroutinefunction(self.run):
-            raise SubmitError(f"{self.name} is an 'async def': Celery cannot run it; make it a plain function.")
+        self._refuse_what_cannot_run(app)
         side = wiring.plugin(app)
         wake = submission.wake_of(app, options.pop("countdown", None), options.pop("eta", None))
         foreign = _foreign(app, options.pop("connection", None), producer, side.broker)
 
         def record(envelope: Envelope, body: Any) -> None:
-            run = runs.running(str(envelope.headers["id"]))
-            if run is not None:  # retry() or replace(): the row that runs is the one that moves
-                capture.checked_size(self.name, envelope, side.settings.max_message_bytes)
-                args, kwargs = (body[0], body[1]) if isinstance(body, tuple) else (body["args"], body["kwargs"])
-                run.capture(submission.sealed(self, envelope, args, kwargs), wake)
+            if self._moves_its_row(envelope, body, wake):
                 return
             broker = scope_of(foreign.connection) if foreign is not None else None
             call = submission.Call(idempotency_key, task_id is not None, wake, broker)
             sub = submission.compose(self, envelope, body, call)
-            submission.write_and_ring(side, sub, on_conflict=on_conflict, producer=foreign)
+            if not runs.collected(sub):
+                submission.write_and_ring(side, sub, on_conflict=on_conflict, producer=foreign)
 
         stock["producer"] = Recorder(app, self.name, record)
         try:
@@ -358,11 +370,27 @@ class DurableTask(Task):
             submission.restore_result(app, met.submitted)
             return self.AsyncResult(met.submitted.task_id)
         except LedgerError as exc:
-            if runs.telling():
-                # The task that this one follows has succeeded. Celery would call that a failure and send its
-                # errbacks; so the outcome stays owed, and a later sweep has this sent.
+            if runs.over() is not None:
+                # The task that this one follows is over. Celery would make another failure of this; so the outcome
+                # stays owed, and a later sweep has this sent.
                 raise Reject(exc, requeue=True) from exc
             raise
+
+    def _refuse_what_cannot_run(self, app: Celery) -> None:
+        if app.conf.task_protocol == 1:
+            raise SubmitError(f"{self.name}: task_protocol is 1, which carries no headers; set it to 2, the default.")
+        if asyncio.iscoroutinefunction(self.run):
+            raise SubmitError(f"{self.name} is an 'async def': Celery cannot run it; make it a plain function.")
+
+    def _moves_its_row(self, envelope: Envelope, body: Any, wake: After | At | None) -> bool:
+        """Take the message of ``retry()`` or ``replace()``: the row that runs is the one that moves."""
+        run = runs.running(str(envelope.headers["id"]))
+        if run is None:
+            return False
+        capture.checked_size(self.name, envelope, wiring.plugin(self._get_app()).settings.max_message_bytes)
+        args, kwargs = (body[0], body[1]) if isinstance(body, tuple) else (body["args"], body["kwargs"])
+        run.capture(submission.sealed(self, envelope, args, kwargs), wake)
+        return True
 
 
 def _foreign(app: Celery, connection: Any, producer: Any, scope: str) -> Any:

@@ -9,6 +9,7 @@ from celery.exceptions import TaskRevokedError
 from celery.utils.serialization import create_exception_cls
 
 from celery_durable import failures, signals, states, submission
+from celery_durable.continuing import Follower, heirs
 from celery_durable.control import Unclaimed
 from celery_durable.errors import LedgerUnavailable
 
@@ -25,12 +26,15 @@ class Telling:
         """Bind to the row as it stands."""
         self.delivery, self._row = delivery, row
         self.entered = False
+        self.over, self.succeeded = True, row.state == states.SUCCEEDED
+        self.follower = Follower(row.task_id, row.claims)
 
     def execute(self, _args: Any, _kwargs: Any) -> Any:
         """Return or raise the recorded outcome, so that callbacks, chain and result are sent."""
         row, task = self._row, self.delivery.task
         if row.state == states.SUCCEEDED:
             return submission.decoded(row)
+        self.follower.end(self.delivery.side.ledger, heirs(self.delivery.embed), row.id)
         expired = row.failure_kind == "expired"
         if row.state == states.CANCELLED or expired:
             reason = "expired" if expired else row.cancel_reason or "cancelled"
@@ -47,6 +51,7 @@ class Telling:
         """Clear what is owed once it was told, and say whether it was."""
         state, info = self._row.state, traced.info
         told = info is None if state == states.SUCCEEDED else info is not None
+        told = told and not self.follower.put_off
         if told:
             try:
                 self.delivery.side.ledger.clear_continuations({self._row.task_id: self._row.continuation_pending})

@@ -77,10 +77,11 @@ class Plugin:
 
 def install(app: Celery) -> None:
     """Add the worker's steps to an app, once; safe to call for an app that never runs a worker."""
-    from celery_durable import observing  # it needs the plugin, as this does
+    from celery_durable import continuing, observing, runs  # they need the plugin, as this does
 
     app = unwrapped(app)
     observing.install(app)
+    continuing.install(runs.follower)
     app.steps["worker"].add("celery_durable.worker.steps:DurableStep")
     app.steps["consumer"].add("celery_durable.worker.steps:ConsumptionStep")
 

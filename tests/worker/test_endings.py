@@ -130,7 +130,6 @@ def test_replace_with_a_countdown_waits(results):
         assert reached(results, delegate.delay(1), "waiting").wait_kind == "scheduled"
 
 
-@pytest.mark.xfail(reason="the final part of the canvas meets the row of the task that it replaces", strict=True)
 @pytest.mark.parametrize("form", ["chain", "chord"])
 def test_replace_with_a_canvas(results, form):
     @results.task(base=DurableTask)

@@ -7,7 +7,7 @@ from celery import chain, chord, group
 
 from celery_durable import DurableTask
 from tests.waiting import wait_until
-from tests.worker.kit import over, record, redis_of, rows, settled, working
+from tests.worker.kit import alter, over, record, redis_of, rows, settled, working
 
 
 def test_state_and_result(results):
@@ -155,22 +155,34 @@ def test_a_result_that_returns_a_result(results):
 
 
 def test_a_continuation_that_cannot_be_sent_stays_owed(results):
-    """The body succeeded and nobody may say otherwise; what follows is tried again."""
+    """The body succeeded and nobody may say otherwise; what follows is tried again, and sent once that is mended."""
+    told = []
 
     @results.task(base=DurableTask)
     def first():
         return 1
 
     @results.task(base=DurableTask, idempotency_key="{missing}")
-    def broken(seen): ...
+    def then(seen):
+        return seen
 
+    @results.task(base=DurableTask)
+    def sorry(task_id):
+        told.append(task_id)
+
+    last = chain(first.s(), then.s()).apply_async(link_error=sorry.s())
     with working(results):
-        result = chain(first.s(), broken.s()).apply_async().parent
-        row = over(results, result)
-        wait_until(lambda: result.state != "PENDING", timeout=30)
-
+        row = over(results, last.parent)
     assert row.state == "succeeded"
-    assert record(results, result).continuation_pending is not None
+    assert record(results, last.parent).continuation_pending is not None
+    assert (last.parent.state, told) == ("PENDING", [])
+
+    type(results.tasks[then.name]).idempotency_key = None
+    alter(results, last.parent, publish_at=0)
+    with working(results):
+        assert last.get(timeout=30) == 1
+        settled(results, last.parent)
+    assert (last.parent.state, told) == ("SUCCESS", [])
 
 
 def test_a_result_store_that_is_down_when_the_task_ends(make, redis_server, tmp_path):

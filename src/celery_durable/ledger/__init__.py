@@ -19,13 +19,14 @@ from celery_durable.ledger.operating import Operating
 from celery_durable.ledger.parking import Parcel, Parking, Stranger
 from celery_durable.ledger.querying import Querying
 from celery_durable.ledger.registry import Presence
+from celery_durable.ledger.replacing import Submitted
 from celery_durable.ledger.replaying import Batch, Casualties
 from celery_durable.ledger.reporting import Failed, FailureGroup, Reporting, Which
 from celery_durable.ledger.results import Seen, Stored
 from celery_durable.ledger.running import Asked, Running
 from celery_durable.ledger.sightings import Sighting, Sightings
 from celery_durable.ledger.stepping import Stepping
-from celery_durable.ledger.submitting import Submitted, Submitting
+from celery_durable.ledger.submitting import Submitting
 from celery_durable.ledger.sweeping import Glance, Ring, Sweeping
 from celery_durable.ledger.verifying import Verifying
 

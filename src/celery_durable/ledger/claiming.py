@@ -190,8 +190,13 @@ class Claims(Waiting):
         elif aliases:
             self.wake_aliases(claim.row_id)
 
-    def settle(self, claim: Claim, decide: Callable[[sa.Row[Any]], Move], *, actor: str) -> str:
+    def settle(
+        self, claim: Claim, decide: Callable[[sa.Row[Any]], Move], *, actor: str,
+        along: Callable[[sa.Connection], None] | None = None,
+    ) -> str:  # fmt: skip
         """End the attempt as ``decide`` says, in one transaction; return the state reached.
+
+        ``along`` is done in that transaction, unless the row was cancelled.
 
         Raises:
             LeaseLost: another claim took over; nothing was written but a ``fenced`` event.
@@ -211,6 +216,8 @@ class Claims(Waiting):
                 move = replace(move, changes=move.changes | {"wake_at": states.After()})
             verb = move.verb
             self.writer.write(connection, rows[0], move, actor=actor)
+            if along is not None and move.to != states.CANCELLED:
+                along(connection)
             return move.to, int(rows[0].aliases)
 
         done = self.db.run(work, task_id=claim.task_id)

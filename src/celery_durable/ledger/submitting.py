@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -14,7 +14,8 @@ from celery_durable.errors import KeyBusy, KeyConflict, TaskIdConflict
 from celery_durable.ledger.database import Busy
 from celery_durable.ledger.dialects import hasty
 from celery_durable.ledger.moves import Entry, queue_of
-from celery_durable.ledger.placeholders import Placeholders, gives_way
+from celery_durable.ledger.placeholders import gives_way
+from celery_durable.ledger.replacing import Replacing, Submitted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,26 +27,7 @@ _MYSQL_DUPLICATE = 1062
 _ROUNDS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """What became of a submission.
-
-    ``outcome`` is ``new``, ``own`` (this very submission was there already), ``existing`` (the key is
-    taken), ``replayed`` (a dead or cancelled row came back) or ``alias`` (a row of its own that waits
-    for the holder of the key). ``publish`` says whether a message has to be sent now.
-    """
-
-    outcome: str
-    row_id: int
-    task_id: str
-    state: str
-    envelope_no: int = 1
-    publish: bool = False
-    result: bytes | None = None
-    result_type: str | None = None
-
-
-class Submitting(Placeholders):
+class Submitting(Replacing):
     """Submissions become rows before a broker or worker sees them."""
 
     def submit(
@@ -80,6 +62,23 @@ class Submitting(Placeholders):
                     return found
         except Busy as busy:
             raise KeyBusy(sub.task, sub.key) from busy
+        raise TaskIdConflict(f"{sub.task}: the key {sub.key!r} keeps changing hands; submit again.")
+
+    def submit_within(self, connection: sa.Connection, sub: Submission, *, actor: str) -> Submitted:
+        """Write a submission in a transaction of the ledger's own, together with what else that does.
+
+        Raises:
+            TaskIdConflict: the task id belongs to another task or key.
+        """
+        values = self._values(sub)
+        for _ in range(_ROUNDS):
+            row_id = self._insert(connection, values, "submit", actor)
+            if row_id is not None:
+                state = str(values["state"])
+                return Submitted("new", row_id, sub.task_id, state, publish=state == states.QUEUED)
+            found = self._conflict(connection, sub, "return", actor, "submit")
+            if found is not None:
+                return found
         raise TaskIdConflict(f"{sub.task}: the key {sub.key!r} keeps changing hands; submit again.")
 
     def park(self, sub: Submission, failure: Failure, *, actor: str) -> int | None:
@@ -188,7 +187,7 @@ class Submitting(Placeholders):
             state = states.QUEUED if sub.wake is None else states.WAITING
             return None if row_id is None else Submitted("new", row_id, sub.task_id, state, publish=sub.wake is None)
         if own:
-            return self._own(own[0], sub)
+            return self.replaced_by(connection, own[0], sub, actor) or self._own(own[0], sub)
         held = self._met(connection, c.key_digest == keys.digest(sub.task, sub.key))
         if not held:
             return None

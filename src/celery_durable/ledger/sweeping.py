@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -10,8 +10,8 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from celery_durable import failures, states
+from celery_durable.ledger.following import Following
 from celery_durable.ledger.moves import micros
-from celery_durable.ledger.waiting import Waiting
 from celery_durable.records import Envelope
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Ring:
     envelope: Envelope
 
 
-class Sweeping(Waiting):
+class Sweeping(Following):
     """Released waits, expired leases and deadlines, rung doorbells."""
 
     def glance(self, broker: str, running: Collection[str] = ()) -> Glance:
@@ -79,7 +79,7 @@ class Sweeping(Waiting):
         due = (
             self.in_state(states.WAITING),
             c.wake_at <= self.dialect.instant_sql,
-            c.wait_kind.not_in((states.DUPLICATE, states.UNREGISTERED)),
+            c.wait_kind.not_in((states.DUPLICATE, states.UNREGISTERED, states.REPLACED)),
         )
         columns = (c.id, c.state, c.claims, c.wait_kind, c.task, c.queue)
 
@@ -90,50 +90,6 @@ class Sweeping(Waiting):
             return len(rows)
 
         return self.db.run(work)
-
-    def follow(self, limit: int, *, actor: str) -> int:
-        """Let aliases whose first is over take its outcome; the others look again later."""
-        c = self.t.task.c
-        due = (
-            self.in_state(states.WAITING),
-            c.wake_at <= self.dialect.instant_sql,
-            c.wait_kind == states.DUPLICATE,
-        )
-
-        def work(connection: sa.Connection) -> int:
-            rows = self.writer.lock(connection, *due, limit=limit, order=c.wake_at)
-            for row in rows:
-                first = connection.execute(sa.select(self.t.task).where(c.id == row.duplicate_of)).first()
-                if first is not None and first.state not in states.TERMINAL:
-                    later = self.writer.value(states.After(states.FOLLOW_INTERVAL))
-                    connection.execute(sa.update(self.t.task).where(c.id == row.id).values(wake_at=later))
-                    continue
-                self._take_outcome(connection, row, first, actor)
-            return len(rows)
-
-        return self.db.run(work)
-
-    def _take_outcome(self, connection: sa.Connection, row: sa.Row[Any], first: sa.Row[Any] | None, actor: str) -> None:
-        owes = bool(row.owes)
-        if first is None:
-            gone = failures.loss(
-                "rejected", "celery_durable.RowMissing", "the row that held the same key is gone",
-                worker="", pid=None, claim=row.claims,
-            )  # fmt: skip
-            move = states.follow(states.DEAD, "rejected", uuid4().hex, owes=owes, first="a row that is gone")
-            move = replace(move, failure=gone)
-        else:
-            move = states.follow(first.state, first.failure_kind, uuid4().hex, owes=owes, first=first.task_id)
-            outcome = {"result": first.result, "result_type": first.result_type}
-            connection.execute(sa.update(self.t.task).where(self.t.task.c.id == row.id).values(outcome))
-            if move.to == states.DEAD:
-                f = self.t.failure
-                source = sa.select(
-                    sa.literal(row.id), *(x for x in f.c if x.name not in {"id", "task_row"})
-                ).where(f.c.task_row == first.id).order_by(f.c.id.desc()).limit(1)  # fmt: skip
-                names = ["task_row", *(x.name for x in f.c if x.name not in {"id", "task_row"})]
-                connection.execute(sa.insert(f).from_select(names, source))
-        self.writer.write(connection, row, move, actor=actor)
 
     def expire_leases(self, limit: int, *, actor: str) -> list[str]:
         """End attempts whose lease has passed; return their task ids."""
