@@ -13,6 +13,7 @@ from tests.conftest import DIALECTS
 from tests.ledger.failing import add_failures
 from tests.ledger.kit import empty, opened
 from tests.ledger.stock import fill
+from tests.ledger.wire import Proxy, Wire, lose_commits_of_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,6 +103,30 @@ def ledger(request: pytest.FixtureRequest, migrated: Callable[[str], Ledger]) ->
     found = migrated(request.param)
     empty(found)
     return found
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire()
+
+
+@pytest.fixture
+def lossy(ledger: Ledger, wire: Wire) -> Iterator[Ledger]:
+    """The same ledger over a wire that can lose replies."""
+    url = ledger.db.url
+    proxy = None
+    if ledger.dialect.name == "sqlite":
+        far = opened(url.render_as_string(hide_password=False))
+        lose_commits_of_sqlite(far.db.engine, wire)
+    else:
+        proxy = Proxy(wire, url)
+        far = opened(proxy.proxied_url)
+    far.db.run(lambda c: c.execute(sa.select(1)))  # connected before anything is lost
+    yield far
+    wire.lose(0)
+    far.db.dispose()
+    if proxy:
+        proxy.close()
 
 
 def _of(dialect: str) -> Callable[..., Ledger]:

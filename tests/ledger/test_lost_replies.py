@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from celery_durable.errors import LeaseLost, LedgerUnavailable
 from celery_durable.ledger import Presence
+from celery_durable.steps import Content
 from tests.ledger.kit import (
     BROKER,
     QUEUE,
@@ -27,7 +28,6 @@ from tests.ledger.kit import (
     fails,
     gone,
     make_due,
-    opened,
     queued,
     retry,
     row_of,
@@ -38,36 +38,11 @@ from tests.ledger.kit import (
     waiting,
     waits,
 )
-from tests.ledger.wire import Proxy, Wire, lose_commits_of_sqlite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from celery_durable.ledger import Ledger
-
-
-@pytest.fixture
-def wire() -> Wire:
-    return Wire()
-
-
-@pytest.fixture
-def lossy(ledger: Ledger, wire: Wire) -> Iterator[Ledger]:
-    """The same ledger over a wire that can lose replies."""
-    url = ledger.db.url
-    proxy = None
-    if ledger.dialect.name == "sqlite":
-        far = opened(url.render_as_string(hide_password=False))
-        lose_commits_of_sqlite(far.db.engine, wire)
-    else:
-        proxy = Proxy(wire, url)
-        far = opened(proxy.proxied_url)
-    far.db.run(lambda c: c.execute(sa.select(1)))  # connected before anything is lost
-    yield far
-    wire.lose(0)
-    far.db.dispose()
-    if proxy:
-        proxy.close()
 
 
 def again(verb: Callable[[], Any]) -> Any:
@@ -110,6 +85,7 @@ def settles(decide: Any) -> Callable[[Ledger, Any], Any]:
     return lambda ledger, claim: ledger.settle(claim, decide, actor="w")
 
 
+RESULT = Content(b"42", "application/json")
 PRESENCE = Presence("w1", "celery@w1", 1, ["celery"], ["t"], "b", 30)
 CASES = {
     "submit": Case(lambda _: submission("k", task_id="fixed"), lambda ledger, sub: ledger.submit(sub), told),
@@ -151,6 +127,12 @@ CASES = {
         running, lambda ledger, claim: settles(fails(retry=retry(sent=envelope(claim.task_id))))(ledger, claim)
     ),
     "wait": Case(running, settles(waits())),
+    "record_step": Case(
+        running, lambda ledger, claim: ledger.record_step(claim, "charge", RESULT, seconds=1, actor="w")
+    ),
+    "write_checkpoint": Case(
+        running, lambda ledger, claim: ledger.write_checkpoint(claim, RESULT, progress=True, actor="w")
+    ),
     "lose": Case(
         running, lambda ledger, c: ledger.lose(c.task_id, c.token, gone(), owed_token="o", actor="k"), nothing
     ),
@@ -223,7 +205,7 @@ def test_a_verb_whose_reply_is_lost_comes_out_as_if_nothing_had_happened(ledger,
 
 def picture(ledger: Ledger) -> list[list[dict[str, Any]]]:
     """All that is stored, without what differs from one run to the next."""
-    tables = (ledger.t.task, ledger.t.event, ledger.t.failure, ledger.t.worker)
+    tables = (ledger.t.task, ledger.t.event, ledger.t.failure, ledger.t.worker, ledger.t.step)
     random = {
         "id",
         "task_row",
