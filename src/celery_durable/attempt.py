@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.backends.base import DisabledBackend
@@ -63,7 +63,9 @@ class Attempt:
 
         self._outcomes = Outcomes(delivery, claim, owes=self._owes)
         self._watch = Watch(delivery, lease, since)
-        self._progress = Progress(lambda content: self._side.ledger.progress(claim, content))
+        self._progress = Progress(
+            lambda content: self._side.ledger.progress(claim, content), lambda note: Secrets.of(delivery).scrub(note)
+        )
         self.steps = Stepper(self, delivery, lease, guard)
         #: What the body has to be left with, whatever it makes of it (PROTOCOL 16).
         self._ending: BaseException | None = None
@@ -112,11 +114,6 @@ class Attempt:
             raise Unclaimed("out of memory: recorded as a loss") from exc
         except Stop as exc:
             self._ending = self._ending or exc
-        except (SystemExit, KeyboardInterrupt):
-            if self._watch.draining:  # the signal that ends the worker, or a cold shutdown, has reached this process
-                with suppress(Unclaimed):
-                    self._settle(self._outcomes.drains("its process was ended as the worker was shut down"))
-            raise
         except Exception as exc:
             if self._ending is None:
                 shown = self._ended(exc)
@@ -202,7 +199,6 @@ class Attempt:
 
     def progress(self, done: float, total: float | None, note: str) -> None:
         """Note how far the body is."""
-        note = Secrets.of(self.delivery).scrub(str(note))
         self._progress.note(done, total, note, write=not self.steps.in_transaction)
 
     def step(self, name: str, fn: Callable[..., Any], args: Any, kwargs: Any, how: How) -> Any:

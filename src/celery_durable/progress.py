@@ -24,10 +24,13 @@ MAX_NOTE = 500
 class Progress:
     """One attempt's progress. What the ledger does not take is dropped: no body fails for it."""
 
-    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        """``write`` puts JSON into the row and may raise ``LedgerError``."""
-        self._write, self._clock = write, clock
-        self._latest: str | None = None
+    def __init__(
+        self, write: Callable[[str], None], readable: Callable[[str], str] = str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        """``write`` puts JSON into the row and may raise ``LedgerError``; ``readable`` takes secrets out of a note."""
+        self._write, self._readable, self._clock = write, readable, clock
+        self._latest: tuple[float, float | None, str] | None = None
         self._next = float("-inf")
 
     def note(self, done: float, total: float | None, note: str, *, write: bool = True) -> None:
@@ -38,8 +41,7 @@ class Progress:
         Raises:
             ValueError: ``done`` or ``total`` is no finite number from 0 on.
         """
-        told = {"done": _amount("done", done), "total": None if total is None else _amount("total", total)}
-        self._latest = json.dumps(told | {"note": str(note)[:MAX_NOTE]})
+        self._latest = (_amount("done", done), None if total is None else _amount("total", total), note)
         if write and self._clock() >= self._next:
             self.flush()
 
@@ -47,10 +49,10 @@ class Progress:
         """Write what was not written yet."""
         if self._latest is None:
             return
-        latest, self._latest = self._latest, None
+        (done, total, note), self._latest = self._latest, None
         pause = EVERY
         try:
-            self._write(latest)
+            self._write(json.dumps({"done": done, "total": total, "note": self._readable(str(note))[:MAX_NOTE]}))
         except LedgerError as exc:
             pause = AFTER_FAILURE
             logger.warning("Progress was not noted: %s", exc)

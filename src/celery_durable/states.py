@@ -352,9 +352,10 @@ def lose(row: Row, failure: Failure, token: str) -> Move:
 
 
 def terminate(row: Row, failure: Failure, token: str, reason: str) -> Move:
-    """End an attempt whose process was ended on purpose (revoke with terminate)."""
+    """End an attempt whose process was ended on purpose; who asked the ledger for it has said why."""
+    why = row.cancel_reason or reason
     changes = into_terminal(CANCELLED, owed=token if row.owes else None)
-    return Move("lose", CANCELLED, changes | {"claim_token": None, "cancel_reason": reason}, reason, failure)
+    return Move("lose", CANCELLED, changes | {"claim_token": None, "cancel_reason": why}, why, failure)
 
 
 def cancel(row: Row, token: str, reason: str, *, terminate: bool = False) -> Move:

@@ -238,7 +238,7 @@ class DurableTask(Task):
         return default if attempt is None else attempt.steps.restore(default)
 
     def check(self) -> None:
-        """Stop here if the task shall not go on; cheap enough for every turn of a loop (about two microseconds).
+        """Stop here if the task shall not go on; cheap enough for every turn of a loop: microseconds, no statement.
 
         Call it where the work may be cut: behind what was recorded by a step or a checkpoint. Outside a durable run
         (unit tests, direct calls, other threads of the body) it does nothing.

@@ -89,6 +89,11 @@ class Worker:
         self.struck = True
         self._signal(signal.SIGTERM, group=False)
 
+    def shut_down_all(self) -> None:
+        """SIGTERM to every process of it, as systemd does by default."""
+        self.struck = True
+        self._signal(signal.SIGTERM, group=True)
+
     def quit(self) -> None:
         """Ask for a cold shutdown: a soft one first, where that is set."""
         self.struck = True

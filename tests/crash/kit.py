@@ -179,12 +179,12 @@ class Stage:
 
         return self.await_(begun, f"{task_id} did not start {times} times")
 
-    def await_state(self, task_id: str, state: str) -> Record:
+    def await_state(self, task_id: str, state: str, timeout: float = PATIENCE) -> Record:
         def there() -> Record | None:
             record = self.get(task_id)
             return record if record.state == state else None
 
-        return self.await_(there, f"{task_id} is not {state}")
+        return self.await_(there, f"{task_id} is not {state}", timeout)
 
     def await_all(self, count: int) -> None:
         """Wait until so many rows have succeeded, and check that nothing else is there."""

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_durable import DurableTask
 from tests.crash.witness import FINISHED, LEFT, STARTED, TURN, Witness
@@ -48,7 +49,7 @@ def build(conf: dict[str, Any], folder: Path) -> Celery:
         return app.task(bind=True, shared=False, **options)  # shared: every app made later would have it too
 
     _add_workers(task, saw, folder)
-    _add_long(task, saw, Once(folder), folder)
+    _add_long(task, saw, folder)
     _add_dying(task, saw)
     _add_unlucky(task, saw, Once(folder))
     app.finalize()
@@ -85,8 +86,12 @@ def _add_workers(task: Callable[..., Any], saw: Callable[..., None], folder: Pat
         saw(self, STARTED, failed)
 
 
-def _add_long(task: Callable[..., Any], saw: Callable[..., None], once: Once, folder: Path) -> None:
+def _add_long(task: Callable[..., Any], saw: Callable[..., None], folder: Path) -> None:
     """Tasks that can be stopped between two turns, and go on with the turn at which they were stopped."""
+
+    def turn(self, n, seconds):
+        saw(self, TURN, n)
+        time.sleep(seconds)
 
     @task(name="long")
     def long(self, turns, seconds=0.05):
@@ -97,10 +102,8 @@ def _add_long(task: Callable[..., Any], saw: Callable[..., None], once: Once, fo
                 if (folder / "gate-end").exists():
                     break
                 self.check()
-                if once(f"{self.request.id}-{n}"):
-                    saw(self, TURN, n)
-                    self.progress(n, turns)
-                    time.sleep(seconds)
+                self.step(f"turn {n}", turn, self, n, seconds)
+                self.progress(n + 1, turns)
         except BaseException as exc:
             saw(self, LEFT, type(exc).__name__)
             raise
@@ -122,6 +125,21 @@ def _add_dying(task: Callable[..., Any], saw: Callable[..., None]) -> None:
     task(name="dies_for_good", on_loss="dead")(dying)
     task(name="limited", max_losses=3, time_limit=1.5)(dying)
     task(name="softly_limited", soft_time_limit=1)(dying)
+
+    @task(name="softly_ended", soft_time_limit=1)
+    def softly_ended(self, how):
+        """Takes the soft limit for a reason to end in its own way."""
+        saw(self, STARTED, how)
+        try:
+            if self.fence == 1:
+                _hang()
+        except SoftTimeLimitExceeded:
+            if how == "retry":
+                raise self.retry(countdown=0) from None
+            if how == "wait":
+                self.wait("more time", retry_in=0)
+            return "cut short"
+        return self.fence
 
     @task(name="stopped", time_limit=4)
     def stopped(self):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from tests.crash.kit import Stage
+from tests.crash.witness import LEFT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,6 +119,48 @@ def test_a_soft_time_limit_is_a_failure_of_kind_timeout(crash: Stage) -> None:
     with pytest.raises(Exception, match="SoftTimeLimitExceeded") as told:
         task.get(timeout=60)
     assert type(told.value).__name__ == "SoftTimeLimitExceeded"
+
+
+@pytest.mark.parametrize(("how", "verbs"), [
+    ("return", ["submit", "claim", "succeed"]),
+    ("retry", ["submit", "claim", "fail", "release", "claim", "succeed"]),
+    ("wait", ["submit", "claim", "wait", "release", "claim", "succeed"]),
+])  # fmt: skip
+def test_a_body_may_take_its_soft_time_limit_as_it_likes(crash: Stage, how: str, verbs: list[str]) -> None:
+    task = crash.submit("softly_ended", how)
+    assert task.get(timeout=60) == ("cut short" if how == "return" else 2)
+    assert crash.verbs(task.id) == verbs
+    assert crash.row(task.id).losses == 0
+
+
+@pytest.mark.parametrize("by", ["revoke", "cancel"])
+def test_a_running_task_is_ended_with_its_process(crash: Stage, by: str) -> None:
+    """By Celery's revoke with terminate, and by `durable cancel --terminate`, which needs no broker."""
+    task = crash.submit("dies", "hang")
+    pid = crash.await_start(task.id)[0].pid
+    if by == "revoke":
+        crash.app.control.revoke(task.id, terminate=True)
+    else:
+        row_id = crash.get(task.id).id
+        assert crash.ledger.cancel_row(row_id, "wrong file", actor="test", terminate=True) == "running"
+    record = crash.await_state(task.id, "cancelled")
+    crash.await_(lambda: not psutil.pid_exists(pid), "its process lives")
+    assert (record.claims, record.losses) == (1, 0)
+    assert record.cancel_reason == ("Celery says: terminated" if by == "revoke" else "wrong file")
+    assert crash.verbs(task.id) == ["submit", "claim", *(["cancel"] if by == "cancel" else []), "lose"]
+    crash.await_(lambda: task.status == "REVOKED", "nobody is told")
+    crash.await_(lambda: crash.row(task.id).continuation_pending is None, "its outcome stays owed")
+    assert len(crash.witness.of(task.id)) == 1
+
+
+def test_a_running_task_in_a_process_hears_of_its_cancellation(crash: Stage) -> None:
+    task = crash.submit("long", 100_000)
+    crash.await_start(task.id)
+    crash.ledger.cancel_row(crash.get(task.id).id, "not wanted", actor="test")
+    record = crash.await_state(task.id, "cancelled")
+    assert [s.note for s in crash.witness.of(task.id, LEFT)] == ["Cancelled"]
+    assert (record.cancel_reason, record.claims, record.failure) == ("not wanted", 1, None)
+    assert (record.finished_at - record.cancel_requested_at) / 1e6 < LEASE / 3, "not at the next renewal"
 
 
 def test_after_all_those_deaths_the_worker_takes_further_tasks(crash: Stage) -> None:

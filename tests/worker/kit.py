@@ -230,12 +230,14 @@ def clock(app: Celery) -> int:
 
 
 @contextmanager
-def statements(app: Celery) -> Iterator[list[str]]:
-    """The statements that this process sends to the ledger in the block."""
+def statements(app: Celery, *, mine: bool = False) -> Iterator[list[str]]:
+    """The statements that this process sends to the ledger in the block; `mine`: only those of this thread."""
     sent: list[str] = []
+    thread = threading.get_ident()
 
     def note(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        sent.append(statement)
+        if not mine or threading.get_ident() == thread:
+            sent.append(statement)
 
     engine = the_ledger(app).db.engine
     sa.event.listen(engine, "before_cursor_execute", note)

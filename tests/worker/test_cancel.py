@@ -16,6 +16,7 @@ from tests.worker.kit import (
     over,
     record,
     settled,
+    statements,
     the_ledger,
     working,
 )
@@ -133,6 +134,24 @@ def test_terminate_needs_a_pool_of_processes(results, patient):
         assert record(results, result).cancel_requested_at is None, "nothing was changed"
         ledger(results).cancel(result.id, "now")
         assert settled(results, result).state == "cancelled"
+
+
+def test_a_check_costs_no_statement(app):
+    took = []
+
+    @app.task(base=DurableTask, bind=True)
+    def checks(self):
+        self.check()
+        with statements(app, mine=True) as sent:
+            began = time.thread_time()
+            for _ in range(10_000):
+                self.check()
+            took.append((time.thread_time() - began) / 10_000)
+        return sent
+
+    with working(app, pool="solo"):
+        assert over(app, checks.delay()).decoded_result() == []
+    print(f"a check takes of the processor {took[0] * 1e6:.2f} us")
 
 
 # The lease.

@@ -9,6 +9,7 @@ import click
 from celery_durable import states
 from celery_durable.cli import output
 from celery_durable.cli.common import ready
+from celery_durable.cli.following import follow
 from celery_durable.cli.group import command
 from celery_durable.cli.lists import pauses_table
 from celery_durable.cli.output import Column
@@ -76,10 +77,19 @@ def ls(
 @command
 @click.argument("ref")
 @click.option("--full", is_flag=True, help="Show every traceback whole.")
-def show(ctx: click.Context, ref: str, *, full: bool, as_json: bool) -> None:
-    """Show one task with its history and its failures."""
+@click.option("--follow", "followed", is_flag=True, help="Show how it goes on, until it has ended.")
+def show(ctx: click.Context, ref: str, *, full: bool, followed: bool, as_json: bool) -> None:
+    """Show one task with its history and its failures.
+
+    With --follow how it goes on: a bar on a terminal, a line for each change elsewhere; with --json as well, it waits
+    until the task has ended and prints the one document then.
+    """
     found = ready(ctx)
     record = found.ledger.get(ref)
+    if followed:
+        record = follow(ctx, found.ledger, record.task_id, quiet=as_json)
+        if not as_json:
+            return
     failures, events = found.ledger.failures(record.id), found.ledger.events(record.id)
     names = found.redacted(record.task)
     steps = found.ledger.steps(record.id)

@@ -129,6 +129,9 @@ def record_page(r: Record, reason: str) -> RenderableType:
     rows += [(name, moment(at, r.now)) for name, at in times if at is not None]
     others = (("part of", r.root_id if r.root_id != r.task_id else None), ("called by", r.parent_id))
     rows += [(name, value) for name, value in others if value]
+    far = progress_of(r)
+    if far:
+        rows.append(("progress", line(f"{far} ({relative(r.progress_at or r.now, r.now)})")))
     if r.lease_owner:
         rows.append(("owner", f"{r.lease_owner} (pid {r.lease_pid})"))
     if r.wait_kind:
@@ -159,6 +162,17 @@ def steps_page(steps: Sequence[Step], names: Sequence[str], now: int) -> Rendera
     made = table(columns, rows)
     made.expand = True
     return Group(Text(), made)
+
+
+def progress_of(r: Record) -> str:
+    """Say how far a task said it is: ``30 of 120 (25 %): reading``."""
+    told = r.decoded_progress()
+    if told is None:
+        return ""
+    done, total = told["done"], told["total"]
+    text = f"{done:g}" if total is None else f"{done:g} of {total:g}"
+    share = f" ({100 * done / total:.0f} %)" if total else ""
+    return text + share + (f": {brief(told['note'])}" if told["note"] else "")
 
 
 def history_page(events: Sequence[Event], now: int) -> RenderableType:

@@ -113,13 +113,8 @@ class DurableRequest(Request):
         """End the attempt at a cold shutdown or a lost connection; its row goes back to the queue."""
         if self.early and not self._shutting_down():
             return  # the connection is gone, the claim is not
-        if self._shutting_down() and self.keeper is not None:
-            if self.keeper.pool not in ENDED:
-                return  # nothing can end the body but itself: at its next check
-            super().cancel(pool, signal, emit_retry=False)
-            self.keeper.handed_over(self)
-            self._over()
-            return
+        if self.keeper is not None and self.keeper.pool not in ENDED:
+            return  # nothing can end the body but itself: at its next check
         super().cancel(pool, signal, emit_retry=False)
         self._lost("worker_lost", "celery.exceptions.WorkerTerminate", "the connection to the broker was lost")
 
@@ -184,9 +179,16 @@ class DurableRequest(Request):
         self.send_event("task-failed", exception=repr(exc), traceback=getattr(exc_info, "traceback", None))
 
     def _lost(self, kind: str, exception: str, message: str) -> None:
-        """Leave word of a death; the keeper records it and settles the message."""
+        """Leave word of a death; the keeper records it and settles the message.
+
+        What dies with a worker that shuts down is handed over: a shutdown is not the task's fault, and its signal may
+        reach every process at once.
+        """
         if self.keeper is not None:
-            self.keeper.lost(self, kind, exception, message)
+            if kind == "worker_lost" and self.keeper.shutting_down():
+                self.keeper.handed_over(self)
+            else:
+                self.keeper.lost(self, kind, exception, message)
         self._over()
 
     def _over(self) -> None:
