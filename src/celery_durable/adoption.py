@@ -42,9 +42,10 @@ def park(delivery: Delivery) -> None:
 
 def refuse(delivery: Delivery, exc: SubmitError) -> str:
     """Keep a message that cannot be adopted as dead, kind ``rejected``; return why."""
-    envelope, _ = _message(delivery)
+    envelope, (args, kwargs, embed) = _message(delivery)
+    envelope = submission.sealed(delivery.task, envelope, args, kwargs, embed).sealed()
     sub = Submission(
-        delivery.uuid, delivery.task.name, delivery.uuid, envelope.sealed(), queue="", broker=delivery.side.broker,
+        delivery.uuid, delivery.task.name, delivery.uuid, envelope, queue="", broker=delivery.side.broker,
     )  # fmt: skip
     failure = replace(failures.describe(exc, "rejected", worker=delivery.note.worker), traceback="")
     delivery.side.ledger.take_in([Parcel(sub, failure)], actor=delivery.note.worker)

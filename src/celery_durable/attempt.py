@@ -317,7 +317,7 @@ class Attempt:
         value = result.as_tuple() if isinstance(result, ResultBase) else result
         serializer = self._side.app.conf.result_serializer
         try:
-            return encoded(value, serializer)
+            content = encoded(value, serializer)
         except Exception as exc:
             if isinstance(self._side.app.backend, DisabledBackend):
                 return None, None  # stock Celery would not have stored it either
@@ -325,6 +325,7 @@ class Attempt:
                 f"{self._task.name}: the result, a {type(result).__name__}, cannot be serialised as {serializer}: "
                 f"{exc}. Return plain data, or set ignore_result=True."
             ) from exc
+        return Secrets.of(self.delivery).stored(content)
 
     # Recording it -----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from kombu.serialization import dumps, loads
 
+from celery_durable.sealing import opened_result
 from celery_durable.steps import Content
 
 #: Types that every serializer hands over as they are.
@@ -25,5 +26,6 @@ def encoded(value: Any, serializer: str) -> Content:
 
 def decoded(content: Content) -> Any:
     """Read what this app has serialised itself: no type of content is refused."""
-    content_type, _, encoding = content.type.partition(";")
-    return loads(content.data, content_type, encoding or "utf-8", accept=[content_type])
+    data, kind = opened_result(content.data, content.type)
+    content_type, _, encoding = kind.partition(";")
+    return loads(data, content_type, encoding or "utf-8", accept=[content_type])

@@ -236,6 +236,9 @@ def _past(r: Record, f: Facts) -> list[str]:
         lines.append(f"{counted(r.claims, 'attempt')} so far, the last started at {clock(r.started_at, f.now)}")
     if r.losses:
         lines.append(f"{counted(r.losses, 'loss')} so far, {r.max_losses} end it")
+    waited = f.last("wait")
+    if r.waits and waited is not None and r.state in {states.QUEUED, states.RUNNING}:
+        lines.append(f"it has waited {counted(r.waits, 'time')} in a row, the last time for: {brief(waited.reason)}")
     lines += [
         f"attempt {x.claim} failed at {clock(x.occurred_at, f.now)} ({x.kind}): {brief(x.headline)}"
         for x in f.failures[-3:]

@@ -26,6 +26,7 @@ from celery_durable.errors import DurableError
 from celery_durable.keys import MAX_LENGTH
 from celery_durable.ledger import Sighting
 from celery_durable.outbox import HEADER
+from celery_durable.redaction_frames import secrets_in
 from celery_durable.task import DurableTask
 from celery_durable.wiring import Plugin, plugin, unwrapped
 
@@ -262,7 +263,7 @@ def _failure(task: Any, exc: BaseException, args: Any, kwargs: Any, einfo: Any) 
     verdict = classify.judge(exc, rules)
     kind = next((kind for cls, kind in _DEATHS if isinstance(exc, cls)), verdict.kind)
     signature = _signature(task)
-    values = redaction.secrets_of(signature, args, kwargs)
+    values = redaction.secrets_of(signature, args, kwargs) | secrets_in(exc)
 
     def scrub(said: str) -> str:
         return redaction.scrub_patterns(redaction.scrub(said, values))

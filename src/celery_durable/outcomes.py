@@ -198,7 +198,7 @@ class Outcomes:
         return Outcome(lambda row: states.fail(row, failure, retry=retry, **told), shown)
 
     def _described(self, exc: BaseException, verdict: classify.Verdict) -> Failure:
-        secret = Secrets.of(self._delivery)
+        secret = Secrets.of(self._delivery, exc)
         failure = failures.describe(
             exc, verdict.kind, worker=self._note.worker, claim=self._claim.claims, scrub=secret.scrub
         )

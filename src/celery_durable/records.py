@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-import secrets
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
+
+from celery_durable.sealing import is_sealed, masked, new_seal
 
 if TYPE_CHECKING:
     from celery_durable.states import After, At
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Celery's JSON serializer, the only result encoding that can be shown without trusting its bytes.
 JSON_CONTENT_TYPE = "application/json"
+#: What is shown of a result that repeats a secret.
+HIDDEN = "[redacted]"
 
 
 def isotime(micros: int | None) -> str | None:
@@ -23,12 +25,6 @@ def isotime(micros: int | None) -> str | None:
     if micros is None:
         return None
     return datetime.fromtimestamp(micros / 1_000_000, timezone.utc).isoformat(timespec="milliseconds")
-
-
-def _masked(body: bytes, seal: str) -> bytes:
-    """Mask, or unmask, with a stream made of the seal."""
-    stream = hashlib.shake_256(seal.encode()).digest(len(body))
-    return (int.from_bytes(body, "big") ^ int.from_bytes(stream, "big")).to_bytes(len(body), "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +49,11 @@ class Envelope:
 
         This keeps secrets out of dumps, logs and screens. It is no encryption: who has the row can undo it.
         """
-        return self if self.seal else replace(self, seal=secrets.token_hex(16))
+        return self if self.seal else replace(self, seal=new_seal())
 
     def stored_body(self) -> bytes:
         """Return the body as the ledger keeps it."""
-        return _masked(self.body, self.seal) if self.seal else self.body
+        return masked(self.body, self.seal) if self.seal else self.body
 
     def meta(self) -> str:
         """All but the body, as JSON."""
@@ -89,7 +85,7 @@ class Envelope:
         fields = json.loads(meta)
         fields["declare"] = tuple(fields["declare"])
         seal = fields.get("seal", "")
-        return cls(body=_masked(bytes(body), seal) if seal else bytes(body), **fields)
+        return cls(body=masked(bytes(body), seal) if seal else bytes(body), **fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +250,11 @@ class Record:
     failure: Failure | None = field(default=None)
 
     def decoded_result(self) -> Any:
-        """Return the result: the JSON value, or a description where it is not JSON."""
+        """Return the result as it may be shown: the JSON value, or a description where it is none, or is secret."""
         if self.result is None:
             return None
+        if is_sealed(self.result_type or ""):
+            return HIDDEN
         if self.result_type == JSON_CONTENT_TYPE:
             return json.loads(self.result)
         return {"content_type": self.result_type, "base64": base64.b64encode(self.result).decode()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,6 +10,11 @@ if TYPE_CHECKING:
 
 #: How deep nested values are written.
 MAX_DEPTH = 24
+# Names that Celery itself gives to the parts of a message, and any run of other characters but punctuation.
+_NAME_OR_VALUE = re.compile(
+    r"([\"'](?:args|kwargs|task|id|body|headers|properties|callbacks|errbacks|chain|chord)[\"']\s*:)"
+    r"|[^\s\[\]{}(),:\"']+"
+)
 
 
 class Shown:
@@ -31,6 +37,14 @@ def bounded(value: Any, limit: int) -> str:
         if size > limit:
             return ("".join(parts)[: max(limit - 3, 0)] + "...")[: max(limit, 0)]
     return "".join(parts)
+
+
+def shape(text: str) -> str:
+    """Show how a text is built, without its values: nobody knows which of them are secret.
+
+    Brackets, quotes and Celery's own names stay: ``[["…"], {"…": …``.
+    """
+    return _NAME_OR_VALUE.sub(lambda found: found[1] or "…", text)
 
 
 def guarded(call: Callable[[Any], Any], value: Any) -> Any:

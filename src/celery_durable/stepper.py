@@ -13,6 +13,8 @@ from celery_durable import steps
 from celery_durable.contents import PLAIN, decoded, encoded
 from celery_durable.control import StepRetry
 from celery_durable.errors import DurableError, LeaseLost, LedgerError, LedgerUnavailable, StepError, StepResultError
+from celery_durable.sealing import opened_result
+from celery_durable.secrecy import Secrets
 from celery_durable.steps import LONGEST_STAY, Content, How, Journal, Memory
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Stepper:
         #: A step that was tried in earlier runs too, and whose tries are used up.
         self.spent: str | None = None
         self._attempt, self._claim, self._guard, self._lease = attempt, attempt.claim, guard, lease
+        self._delivery = delivery
         self._task, self._ledger, self._settings = delivery.task, delivery.side.ledger, delivery.side.settings
         self._actor = delivery.note.worker
         self._serializer = delivery.task.serializer or delivery.side.app.conf.task_serializer
@@ -121,7 +124,7 @@ class Stepper:
         self._attempt.proceed()
         self._journal.check_outside("A checkpoint")
         content = self._encoded("The checkpoint", value, StepError)
-        if content == self._current:
+        if self._current is not None and opened_result(*content) == opened_result(*self._current):
             return
         with self._ours():
             self._patiently(
@@ -164,7 +167,12 @@ class Stepper:
                 f"{what}, a {type(value).__name__}, cannot be serialised as {self._serializer}: {exc}. Use plain data."
             ) from exc
         steps.check_size(what, content, self._settings.max_message_bytes, error)
-        return content
+        return self._secrets.stored(content)
+
+    @cached_property
+    def _secrets(self) -> Secrets:
+        """What a result must not show in the ledger."""
+        return Secrets.of(self._delivery)
 
     def _read(self, what: str, content: Content, error: type[StepError] = StepError) -> Any:
         try:

@@ -16,7 +16,8 @@ from uuid import UUID
 
 from celery_durable import redaction
 from celery_durable.errors import StepError, StepResultError
-from celery_durable.records import JSON_CONTENT_TYPE, isotime
+from celery_durable.records import HIDDEN, JSON_CONTENT_TYPE, isotime
+from celery_durable.sealing import is_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -46,7 +47,10 @@ class Step:
 
     def as_json(self, names: Iterable[str] = ()) -> dict[str, Any]:
         """Return the contract's JSON form of a step, without secrets; ``names`` are those that the task redacts."""
-        if self.result.type == JSON_CONTENT_TYPE:
+        result: Any
+        if is_sealed(self.result.type):
+            result = HIDDEN
+        elif self.result.type == JSON_CONTENT_TYPE:
             result = json.loads(self.result.data)
         else:
             result = {"content_type": self.result.type, "bytes": len(self.result.data)}

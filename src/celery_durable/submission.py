@@ -97,7 +97,7 @@ def compose(task: DurableTask, envelope: Envelope, body: Any, call: Call = Call(
     checked_size(task.name, envelope, side.settings.max_message_bytes)
     chained = any((embed or {}).get(n) for n in ("callbacks", "errbacks", "chain", "chord"))
     ignored = ignores_result(task, headers)
-    envelope = sealed(task, envelope, args, kwargs)
+    envelope = sealed(task, envelope, args, kwargs, embed)
     submission = Submission(
         task_id=task_id,
         task=task.name,
@@ -128,10 +128,15 @@ def compose(task: DurableTask, envelope: Envelope, body: Any, call: Call = Call(
     return replace(submission, alone=alone)
 
 
-def sealed(task: DurableTask, envelope: Envelope, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Envelope:
-    """Keep secrets among the arguments from being readable: in headers, logs and events, and in the ledger."""
+def sealed(
+    task: DurableTask, envelope: Envelope, args: Sequence[Any], kwargs: Mapping[str, Any], embed: object = None
+) -> Envelope:
+    """Keep secrets among the arguments from being readable: in headers, logs and events, and in the ledger.
+
+    ``embed`` is what the message carries of tasks that follow, with their arguments.
+    """
     if not touchy(task, args, kwargs):
-        return envelope
+        return envelope.sealed() if _followers_touchy(task._get_app(), embed) else envelope
     names = redaction.arguments(signature_of(task), args, kwargs, task.redact)
     argsrepr, kwargsrepr = redaction.shown(*names)
     headers = envelope.headers | {"argsrepr": argsrepr, "kwargsrepr": kwargsrepr}
@@ -140,15 +145,29 @@ def sealed(task: DurableTask, envelope: Envelope, args: Sequence[Any], kwargs: M
 
 def touchy(task: DurableTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Say whether a call may hold secrets, by the names of its parameters and of whatever is nested in it."""
-    if task.redact or any(_suspect(name) for name in signature_of(task).parameters):
-        return True
-    heap: list[Any] = [*args, kwargs]
+    return _touchy_by_itself(task) or _holds_suspects([*args, kwargs])
+
+
+def _touchy_by_itself(task: Any) -> bool:
+    return bool(getattr(task, "redact", ())) or any(_suspect(name) for name in signature_of(task).parameters)
+
+
+def _followers_touchy(app: Celery, embed: object) -> bool:
+    """Say the same of the callbacks, chain and chord in a message."""
+    if not isinstance(embed, dict) or not any(embed.values()):
+        return False
+    followers = [embed.get(name) for name in ("callbacks", "errbacks", "chain", "chord")]
+    return _holds_suspects(followers, app)
+
+
+def _holds_suspects(heap: list[Any], app: Celery | None = None) -> bool:
+    """Look for suspect names in nested values; with an app, for signatures of its touchy tasks as well."""
     for _ in range(MAX_LOOKED_AT):
         if not heap:
             return False
         value = heap.pop()
         if isinstance(value, dict):
-            if any(_suspect(str(key)) for key in value):
+            if any(_suspect(str(key)) for key in value) or (app is not None and _signs_for_touchy(app, value)):
                 return True
             heap.extend(value.values())
         elif isinstance(value, list | tuple):
@@ -156,6 +175,13 @@ def touchy(task: DurableTask, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
         elif not isinstance(value, str | int | float | None):
             return True  # an object of another serializer: what it holds is not known by name
     return True
+
+
+def _signs_for_touchy(app: Celery, value: dict[Any, Any]) -> bool:
+    """Say whether a mapping is the signature of a task whose parameters hold secrets."""
+    name = value.get("task")
+    task = app.tasks.get(name) if isinstance(name, str) and "args" in value else None
+    return task is not None and _touchy_by_itself(task)
 
 
 @lru_cache(maxsize=4096)

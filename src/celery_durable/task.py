@@ -388,8 +388,8 @@ class DurableTask(Task):
         if run is None:
             return False
         capture.checked_size(self.name, envelope, wiring.plugin(self._get_app()).settings.max_message_bytes)
-        args, kwargs = (body[0], body[1]) if isinstance(body, tuple) else (body["args"], body["kwargs"])
-        run.capture(submission.sealed(self, envelope, args, kwargs), wake)
+        parts = body if isinstance(body, tuple) else (body["args"], body["kwargs"], body)
+        run.capture(submission.sealed(self, envelope, *parts), wake)
         return True
 
 

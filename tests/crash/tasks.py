@@ -12,6 +12,7 @@ from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_durable import DurableTask
+from tests.crash.tasks_failing import add_failing
 from tests.crash.witness import FINISHED, LEFT, STARTED, TURN, Witness
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def build(conf: dict[str, Any], folder: Path) -> Celery:
     _add_long(task, saw, folder)
     _add_dying(task, saw)
     _add_unlucky(task, saw, Once(folder))
+    add_failing(task, saw)
     app.finalize()
     return app
 

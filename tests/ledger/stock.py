@@ -76,6 +76,24 @@ def fill(ledger: Ledger, finished: int, live: int = 40) -> None:
             connection.exec_driver_sql(_STATISTICS[name])
 
 
+def crowd(ledger: Ledger, number: int, *, due: bool = False) -> None:
+    """Add rows that wait for a condition: due now, or in the far future."""
+    rows = [
+        {
+            "task_id": f"wait-{n}", "idempotency_key": f"wait-{n}", "key_digest": n.to_bytes(32, "big"), "task": "work",
+            "state": "waiting", "queue": QUEUE, "broker": BROKER, "envelope": "{}", "body": b"x", "claims": 1,
+            "max_losses": 3, "on_loss": "retry", "owes": 0, "submitted_at": _NOW, "submitted_by": "shop",
+            "started_at": _NOW, "wait_kind": "condition", "wait_reason": "rates are late", "wait_since": _NOW,
+            "wake_at": _NOW + (n if due else 10**15 + n),
+        }
+        for n in range(1, number + 1)
+    ]  # fmt: skip
+    ledger.db.run(lambda c: c.execute(sa.insert(ledger.t.task), rows))
+    if ledger.dialect.name in _STATISTICS:
+        with ledger.db.connection(autocommit=True) as connection:
+            connection.exec_driver_sql(_STATISTICS[ledger.dialect.name])
+
+
 def _owing(ledger: Ledger) -> Any:
     return succeeded(ledger, owes=True)
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import DIALECTS
 from tests.ledger.kit import empty
-from tests.ledger.stock import ACTS, SLACK, fill, work
+from tests.ledger.stock import ACTS, SLACK, crowd, fill, work
 
 FEW = 1_000
 SIZES = [50_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
@@ -27,6 +27,16 @@ def test_nor_does_it_follow_the_live_rows_that_are_not_due(stocked, migrated, di
     fill(lots, FEW, live=160)
 
     assert not steep(few, lots, ("glance", "expire_deadlines", "claim"))
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_nor_does_an_idle_look_follow_the_rows_that_wait(stocked, migrated, dialect):
+    few, lots = stocked(dialect, FEW), migrated(dialect)
+    empty(lots)
+    fill(lots, FEW)
+    crowd(lots, 10_000)
+
+    assert not steep(few, lots, ("glance", "release", "follow"))
 
 
 def steep(few, lots, verbs):

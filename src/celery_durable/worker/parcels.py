@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import socket
@@ -12,12 +13,13 @@ from uuid import uuid4
 
 from kombu.serialization import dumps, registry
 
-from celery_durable import adoption, failures, redaction, submission
+from celery_durable import adoption, failures, submission
 from celery_durable.capture import moment
 from celery_durable.keys import MAX_LENGTH
 from celery_durable.ledger import Parcel
 from celery_durable.outbox import HEADER
 from celery_durable.records import Envelope, Submission
+from celery_durable.redaction_shown import shape
 from celery_durable.worker.checking import Flaw, Seen, usable_id
 
 if TYPE_CHECKING:
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
     from celery_durable.wiring import Plugin
 
 UNKNOWN = "<unknown>"
-#: Characters of a message's start that its failure shows, secrets left out, and of headers that are kept.
+#: Characters of the shape of a message's start that its failure shows, and of headers that are kept.
 SHOWN, MAX_HEADERS = 500, 64_000
+#: Headers that quote arguments.
+QUOTING = frozenset({"argsrepr", "kwargsrepr"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +144,7 @@ def _envelope(message: Any, headers: dict[str, Any], body: bytes) -> Envelope:
 def _plain(headers: Mapping[str, Any]) -> dict[str, Any]:
     """Copy headers as far as JSON can hold them, without our mark and without what is undone already."""
     left = {
-        k: redaction.scrub_patterns(v) if k in {"argsrepr", "kwargsrepr"} and isinstance(v, str) else v
+        k: shape(v)[:SHOWN] if k in QUOTING and isinstance(v, str) else v
         for k, v in headers.items()
         if k not in {HEADER, "compression"}
     }
@@ -169,7 +173,12 @@ def _failure(flaw: Flaw, message: str, worker: str, preview: str) -> Failure:
 
 
 def _preview(body: bytes) -> str:
-    return failures.storable(redaction.scrub_patterns(body[: 4 * SHOWN].decode("utf-8", "backslashreplace")))[:SHOWN]
+    """Show how a body begins: the shape of text, and of anything else the size."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(body[: 8 * SHOWN])
+    except UnicodeDecodeError:
+        return f"{len(body)} bytes that are no text"
+    return failures.storable(shape(text))[:SHOWN]
 
 
 def _text(value: Any) -> str:

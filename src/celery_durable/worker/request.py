@@ -14,6 +14,7 @@ from celery.worker.request import Request, task_ready
 from celery_durable import failpoints, runs, submission
 from celery_durable.delivery import Note
 from celery_durable.outbox import HEADER
+from celery_durable.secrecy import PoolLogScrubber
 from celery_durable.wiring import plugin
 
 if TYPE_CHECKING:
@@ -171,12 +172,12 @@ class DurableRequest(Request):
         task_ready(self)
         if self.buried:
             return
-        logger.error("Task %s[%s] was lost (%s): %s", self.name, self.id, kind, exc)
-        message = f"hard time limit of {exc.args[0]} s" if kind == "timeout" and exc.args else str(exc)
+        message = _told(kind, exc)
+        logger.error("Task %s[%s] was lost (%s): %s", self.name, self.id, kind, message)
         module = type(exc).__module__
         name = type(exc).__qualname__ if module == "builtins" else f"{module}.{type(exc).__qualname__}"
         self._lost(kind, name, message)
-        self.send_event("task-failed", exception=repr(exc), traceback=getattr(exc_info, "traceback", None))
+        self.send_event("task-failed", exception=f"{name}({message!r})", traceback=getattr(exc_info, "traceback", None))
 
     def _lost(self, kind: str, exception: str, message: str) -> None:
         """Leave word of a death; the keeper records it and settles the message.
@@ -209,6 +210,15 @@ class DurableRequest(Request):
         super()._announce_revoked(reason, terminated, signum, expired)
 
 
+def _told(kind: str, exc: BaseException) -> str:
+    """Say what ended an attempt; what the body gave to ``sys.exit()`` only if that is a number, no text of its own."""
+    if kind == "timeout" and exc.args:
+        return f"hard time limit of {exc.args[0]} s"
+    if isinstance(exc, WorkerLostError) or all(isinstance(arg, int | None) for arg in exc.args):
+        return str(exc)
+    return f"the body raised {type(exc).__name__} (its text is not kept)"
+
+
 def _executing(method: Callable[..., Any]) -> Callable[..., Any]:
     """Keep the lease of whatever goes to the pool."""
 
@@ -216,7 +226,8 @@ def _executing(method: Callable[..., Any]) -> Callable[..., Any]:
     def execute_using_pool(self: DurableRequest, pool: Any, **options: Any) -> Any:
         if self.keeper is not None:
             self._request_dict[HEADER]["line"] = self.keeper.keep(self)
-        return method(self, pool, **options)
+        with PoolLogScrubber.applied(self.name):
+            return method(self, pool, **options)
 
     return execute_using_pool
 

@@ -1,0 +1,62 @@
+"""A task waits for a file, and its worker is killed meanwhile."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from tests.crash.command import told, told_json
+from tests.crash.witness import FINISHED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.crash.kit import Stage
+
+REASON = "the rates of today have not arrived"
+
+
+def test_a_wait_outlives_its_worker_and_why_tells_the_reason_throughout(
+    stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    # Given a task that waits for a file
+    crash, path = stage("redis", "sqlite"), tmp_path / "rates.txt"
+    worker = crash.worker()
+    task_id = crash.submit("reads", str(path)).id
+    crash.await_state(task_id, "waiting")
+    answers: list[dict[str, Any]] = []
+
+    def why() -> dict[str, Any]:
+        answers.append(told_json(crash, "why", task_id))
+        return answers[-1]
+
+    crash.await_(lambda: why() and crash.get(task_id).waits >= 2, "it is not looked at again")
+
+    # When its worker is killed while it waits
+    def waits_for_long() -> bool:
+        record = crash.get(task_id)
+        return record.state == "waiting" and record.wake_at - record.now > 2e6
+
+    crash.await_(lambda: why() and waits_for_long(), "it does not wait")
+    worker.kill()
+    assert crash.get(task_id).state == "waiting"
+    crash.await_(lambda: "due for" in why()["reason"], "nobody finds that it is due")  # and no worker is there
+
+    # And the file appears, with another worker
+    path.write_text("1.09", encoding="utf-8")
+    text = told(crash, "why", task_id)
+    crash.worker()
+    crash.await_(lambda: why()["state"] == "succeeded", "it does not run")
+
+    # Then the task has run, its waits have burned nothing, and every answer before named the reason
+    record = crash.get(task_id)
+    assert (record.decoded_result(), record.retries, record.losses) == ("1.09", 0, 0)
+    assert len(crash.witness.of(task_id, FINISHED)) == 1
+    assert "lose" not in crash.verbs(task_id)
+    assert all(REASON in json.dumps(answer) for answer in answers if answer["state"] != "succeeded"), answers
+    assert all(REASON in answer["reason"] for answer in answers if answer["state"] == "waiting"), answers
+    assert REASON in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert len(answers) >= 5
+    crash.audit()
