@@ -22,6 +22,7 @@ from kombu.serialization import dumps, loads
 from celery_durable import continuing, results_meta, runs
 from celery_durable.errors import LedgerError, LedgerUnavailable
 from celery_durable.ledger import Part, Stored
+from celery_durable.sealing import opened_result, sealed_result
 from celery_durable.wiring import plugin
 
 if TYPE_CHECKING:
@@ -93,10 +94,12 @@ class DurableBackend(BaseBackend):
     def _packed(self, value: Any) -> tuple[bytes, str]:
         content_type, encoding, data = dumps(value, serializer=self.serializer)
         data = data.encode() if isinstance(data, str) else data
-        return data, content_type if encoding == "utf-8" else f"{content_type};{encoding}"
+        kind = content_type if encoding == "utf-8" else f"{content_type};{encoding}"
+        return sealed_result(data, kind)  # nobody has looked for secrets in it
 
     def unpacked(self, content: bytes, kind: str) -> Any:
         """Decode what this backend has stored."""
+        content, kind = opened_result(content, kind)
         content_type, _, encoding = kind.partition(";")
         return loads(bytes(content), content_type, encoding or "utf-8", accept=self.accept)
 

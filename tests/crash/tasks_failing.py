@@ -40,7 +40,7 @@ def _add_dependent(task: Callable[..., Any], saw: Callable[..., None]) -> None:
         """Waits for a file."""
         saw(self, STARTED, path)
         if not Path(path).exists():
-            self.wait("the rates of today have not arrived", retry_in=3, give_up_after=3600)
+            self.wait("the rates of today have not arrived", retry_in=2, give_up_after=3600)
         saw(self, FINISHED, path)
         return Path(path).read_text(encoding="utf-8")
 
