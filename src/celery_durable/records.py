@@ -111,6 +111,8 @@ class Submission:
     submitted_by: str = ""
     #: How many replacements (``self.replace``) came before this message.
     nesting: int = 0
+    #: ``envelope.meta()`` where somebody has it already, else "".
+    meta: str = ""
     #: The same call without its callbacks, chain and chord, where it has any: when it brings a dead row back,
     #: its alias drives those.
     alone: Submission | None = None

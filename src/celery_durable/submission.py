@@ -81,8 +81,10 @@ class Call:
     broker: str | None = None
 
 
-def compose(task: DurableTask, envelope: Envelope, body: Any, call: Call = Call()) -> Submission:
-    """Make the submission of a captured message.
+def compose(
+    task: DurableTask, envelope: Envelope, body: Any, call: Call = Call(), *, template: object = None
+) -> Submission:
+    """Make the submission of a captured message; ``template`` is a key template in place of the task's own.
 
     Raises:
         IdempotencyKeyError: the key or its template cannot be used.
@@ -101,7 +103,7 @@ def compose(task: DurableTask, envelope: Envelope, body: Any, call: Call = Call(
     submission = Submission(
         task_id=task_id,
         task=task.name,
-        key=key_of(task, task_id, args, kwargs, call.key),
+        key=key_of(task, task_id, args, kwargs, call.key, template=template),
         envelope=envelope,
         queue="",
         broker=call.broker or side.broker,
@@ -196,20 +198,25 @@ def ignores_result(task: DurableTask, headers: Mapping[str, Any]) -> bool:
 
 
 def key_of(
-    task: DurableTask, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], given: object = None
-) -> str:
+    task: DurableTask, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], given: object = None, *,
+    template: Any = None,
+) -> str:  # fmt: skip
     """Return the idempotency key of a call: given by the caller, made by the task, or the task id."""
     if given is not None:
         return keys.checked(task.name, given)
-    template = inspect.getattr_static(type(task), "idempotency_key", None)
-    if isinstance(template, staticmethod):
-        template = template.__func__
+    template = template_of(task) if template is None else template
     if template is None:
         return task_id
     args, kwargs = _as_delivered(task, args, kwargs)
     if callable(template) and next(iter(inspect.signature(template).parameters), "") == "self":
         template = template.__get__(task)
     return keys.render(task.name, template, signature_of(task), args, kwargs)
+
+
+def template_of(task: DurableTask) -> Any:
+    """Return a task's own key template, which may be a function."""
+    found = inspect.getattr_static(type(task), "idempotency_key", None)
+    return found.__func__ if isinstance(found, staticmethod) else found
 
 
 def arguments(task: DurableTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,6 +291,12 @@ def ring(side: Plugin, publisher: Publisher, submitted: Submitted, envelope: Env
         )  # fmt: skip
     with suppress(Exception):  # the row is due by itself after durable_republish_after
         side.ledger.unpublished(submitted.row_id, submitted.envelope_no)
+
+
+def unsent(side: Plugin, row_ids: Sequence[int]) -> None:
+    """Tell the sweep of rows whose messages the broker did not take."""
+    with suppress(Exception):  # as above
+        side.ledger.ring_again(row_ids, at_once=True)
 
 
 def restore_result(app: Celery, submitted: Submitted) -> None:

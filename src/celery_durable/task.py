@@ -10,7 +10,7 @@ from uuid import uuid4
 from celery import Task
 from celery.exceptions import Reject
 
-from celery_durable import capture, runs, steps, submission, wiring
+from celery_durable import bulk, capture, runs, steps, submission, wiring
 from celery_durable.capture import Recorder, quieten
 from celery_durable.continuing import last_task
 from celery_durable.control import TaskWaiting
@@ -21,13 +21,14 @@ from celery_durable.steps import How
 from celery_durable.waits import RETRY_IN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from celery import Celery
     from celery.result import AsyncResult
 
     from celery_durable.attempt import Attempt
+    from celery_durable.receipts import Receipts
     from celery_durable.records import Envelope, Record
     from celery_durable.waits import Precondition
 
@@ -358,9 +359,7 @@ class DurableTask(Task):
                 return
             broker = scope_of(foreign.connection) if foreign is not None else None
             call = submission.Call(idempotency_key, task_id is not None, wake, broker)
-            sub = submission.compose(self, envelope, body, call)
-            if not runs.collected(sub):
-                submission.write_and_ring(side, sub, on_conflict=on_conflict, producer=foreign)
+            bulk.accept(bulk.Captured(self, envelope, body, call), on_conflict=on_conflict, producer=foreign)
 
         stock["producer"] = Recorder(app, self.name, record)
         try:
@@ -375,6 +374,36 @@ class DurableTask(Task):
                 # stays owed, and a later sweep has this sent.
                 raise Reject(exc, requeue=True) from exc
             raise
+
+    def submit_many(
+        self,
+        calls: Iterable[tuple[Any, ...] | list[Any] | dict[str, Any]],
+        *,
+        chunk: int = bulk.CHUNK,
+        key: str | Callable[..., str] | None = None,
+        **options: Any,
+    ) -> Receipts:
+        """Submit many calls: for each chunk one insert of many rows, and one pipelined send of their messages.
+
+        Each of ``calls`` is a tuple (or list) of positional arguments, or a dict of keyword arguments. A generator is
+        read as it goes; what is kept of a call is its receipt, 17 bytes. ``chunk`` is how many calls are written at
+        once (1 to 10,000). ``key`` is an idempotency key template (``"{order_id}"``) or a function of the arguments, in
+        place of the task's own. Other options are those of ``apply_async``, the same for all calls.
+
+        Returns the receipts, ``(result, outcome)`` for each call in its order, when every call is recorded. A key that
+        is taken, also by an earlier one of these calls, is no error: its outcome says ``existing``.
+
+        After a crash each chunk is recorded as a whole or not at all; what is recorded runs. With keys, submitting
+        all of it again adds only what is missing. An error leaves the chunks before it recorded, and nothing of its own
+        chunk where it is raised by one of its calls.
+
+        Raises:
+            LedgerUnavailable: the ledger is down.
+            SubmitError: an item that is no call, a key or option that cannot be used, a message too large.
+            KeyBusy: a key is pending in a transaction that does not end.
+            kombu.exceptions.EncodeError: an argument cannot be serialised.
+        """
+        return bulk.submit_many(self, DurableTask, calls, chunk=chunk, key=key, options=options)
 
     def _refuse_what_cannot_run(self, app: Celery) -> None:
         if app.conf.task_protocol == 1:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from celery_durable.errors import SubmitError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from celery_durable.ledger import Lender, Submitted
     from celery_durable.records import Submission
@@ -42,6 +42,15 @@ class Block:
             self.side.publisher.prepare_reply_quietly(submitted.task_id)
             self.lender.after_commit(self.ring, [submitted.row_id])
         return submitted
+
+    def submit_many(self, subs: Sequence[Submission]) -> list[Submitted]:
+        """Write a chunk of them."""
+        answers = self.ledger.submit_many(subs)
+        due = [answer.row_id for answer in answers if answer.publish]
+        if due:
+            self.side.publisher.prepare_reply_quietly(subs[0].task_id)
+            self.lender.after_commit(self.ring, due)
+        return answers
 
     def ring(self, row_ids: list[int]) -> None:
         """Send the messages of rows that were committed just now. Never raises: a sweep sends what is left."""

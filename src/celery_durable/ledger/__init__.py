@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from celery_durable import failpoints
 from celery_durable.ledger import injecting, migrating
 from celery_durable.ledger.borrowing import Borrowed
+from celery_durable.ledger.bulk import Bulk
 from celery_durable.ledger.chords import Chords, Part
 from celery_durable.ledger.claiming import Claiming
 from celery_durable.ledger.database import Database
@@ -26,7 +27,6 @@ from celery_durable.ledger.results import Seen, Stored
 from celery_durable.ledger.running import Asked, Running
 from celery_durable.ledger.sightings import Sighting, Sightings
 from celery_durable.ledger.stepping import Stepping
-from celery_durable.ledger.submitting import Submitting
 from celery_durable.ledger.sweeping import Glance, Ring, Sweeping
 from celery_durable.ledger.verifying import Verifying
 
@@ -39,7 +39,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Ledger(Parking, Sightings, Stepping, Sweeping, Running, Operating, Chords, Reporting, Querying, Verifying):
+class Ledger(Bulk, Parking, Sightings, Stepping, Sweeping, Running, Operating, Chords, Reporting, Querying, Verifying):
     """One ledger: a database and a table prefix. Safe to share between threads and to use after a fork."""
 
     @classmethod
@@ -54,10 +54,10 @@ class Ledger(Parking, Sightings, Stepping, Sweeping, Running, Operating, Chords,
         database = Database(settings.resolved_url())
         return cls(database, prefix=settings.table_prefix, republish_after=settings.republish_after)
 
-    def within(self, lender: Lender) -> Submitting:
+    def within(self, lender: Lender) -> Bulk:
         """Return the verbs that submit, in somebody else's transaction on this ledger's database."""
         known = (sa.select(self.t.ledger.c.uuid), self.uuid)
-        return Submitting(Borrowed(self.db, lender, known), prefix=self.t.prefix, republish_after=self.republish_after)
+        return Bulk(Borrowed(self.db, lender, known), prefix=self.t.prefix, republish_after=self.republish_after)
 
     def lender(self, given: object) -> Lender:
         """Take a Session or a Connection of SQLAlchemy for what it lends.

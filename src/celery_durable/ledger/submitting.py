@@ -13,7 +13,7 @@ from celery_durable import keys, states
 from celery_durable.errors import KeyBusy, KeyConflict, TaskIdConflict
 from celery_durable.ledger.database import Busy
 from celery_durable.ledger.dialects import hasty
-from celery_durable.ledger.moves import Entry, queue_of
+from celery_durable.ledger.moves import Entry, micros, queue_of
 from celery_durable.ledger.placeholders import gives_way
 from celery_durable.ledger.replacing import Replacing, Submitted
 
@@ -107,7 +107,8 @@ class Submitting(Replacing):
             autocommit=True,
         )
 
-    def _values(self, sub: Submission) -> dict[str, Any]:
+    def _values(self, sub: Submission, *, now: int | None = None) -> dict[str, Any]:
+        """Return the columns of a new row, times as SQL expressions, or as numbers where ``now`` is the time."""
         values = {
             "task_id": sub.task_id, "task": sub.task, "key_digest": keys.digest(sub.task, sub.key),
             "idempotency_key": sub.key, "queue": queue_of(sub.envelope), "priority": sub.priority,
@@ -120,6 +121,9 @@ class Submitting(Replacing):
             values |= states.into_queued() | self._rung(0)
         else:
             values |= states.into_waiting(states.SCHEDULED, "not before its ETA", sub.wake)
+        if now is not None:
+            then = {k: now + micros(v.seconds) for k, v in values.items() if isinstance(v, states.After)}
+            values |= then
         return self.writer.values(values)
 
     def _rung(self, before: int) -> dict[str, Any]:
@@ -216,7 +220,8 @@ class Submitting(Replacing):
             return self.writer.lock(connection, where)
         query = sa.select(self.t.task).where(where)
         seen = self._ask(query) or connection.execute(query).all()
-        if seen and (seen[0].state in {states.DEAD, states.CANCELLED} or gives_way(seen[0])):
+        ends = {states.DEAD, states.CANCELLED}
+        if seen and (seen[0].state in ends or seen[0].wait_kind == states.REPLACED or gives_way(seen[0])):
             return self.writer.lock(connection, where)
         return seen
 
