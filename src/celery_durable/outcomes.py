@@ -138,14 +138,19 @@ class Outcomes:
         )
 
     def _pause(self, tried: int, asked: float | None) -> float:
-        """Exponential backoff with full jitter, as Celery's own; what the other side asked for is the least."""
+        """Exponential backoff with full jitter, as Celery's own; what the other side asked for is the least.
+
+        Beyond that the jitter counts still: else all that were turned away at once would come back at once.
+        """
         factor, most = self._task.retry_backoff, float(self._task.retry_backoff_max)
         if factor:
             jitter = bool(self._task.retry_jitter)
             seconds = get_exponential_backoff_interval(int(max(1.0, factor)), tried, int(most), jitter)
         else:
             seconds = self._task.default_retry_delay
-        return max(float(seconds), asked or 0.0)
+        if asked is None or asked < seconds:
+            return float(seconds)
+        return asked + (seconds if factor and self._task.retry_jitter else 0.0)
 
     def _asked_for(self, exc: Retry, captured: tuple[Envelope, states.When | None] | None) -> Outcome:
         """Take ``self.retry()``: when, and with which message, the task itself has said."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from urllib.request import urlopen
 
 import pytest
 from celery import chain, chord
 from celery.exceptions import MaxRetriesExceededError, Retry
 
 from celery_durable import DurableTask
+from tests.task.failing.world import World
 from tests.waiting import wait_until
 from tests.worker.kit import (
     alter,
@@ -128,6 +130,19 @@ def test_autoretry_with_backoff(results):
     assert (row.state, row.retries, row.claims) == ("dead", 3, 4)
     assert [f.kind for f in failures(results, result)] == ["transient"] * 4
     assert row.failure.exception == "OSError"
+
+
+def test_a_retry_waits_as_long_as_the_server_asked_and_is_spread_beyond(results):
+    @results.task(base=DurableTask, retry_backoff=100)
+    def fetch(url):
+        urlopen(url).close()  # noqa: S310 - a local server
+
+    with World() as world, working(results):
+        calls = [fetch.delay(f"{world.url}/status/503?retry-after=300") for _ in range(4)]
+        waits = [(r.wake_at - r.wait_since) / 1e6 for r in [reached(results, call, "waiting") for call in calls]]
+
+    assert all(300 <= wait < 401 for wait in waits), waits
+    assert len({round(wait) for wait in waits}) > 1, "all of them come back at once"
 
 
 def test_the_limit_of_retries_ends_in_the_cause(results):
