@@ -50,6 +50,7 @@ def build(conf: dict[str, Any], folder: Path) -> Celery:
         return app.task(bind=True, shared=False, **options)  # shared: every app made later would have it too
 
     _add_workers(task, saw, folder)
+    _add_stepping(task, saw, Once(folder))
     _add_long(task, saw, folder)
     _add_dying(task, saw)
     _add_unlucky(task, saw, Once(folder))
@@ -111,6 +112,28 @@ def _add_long(task: Callable[..., Any], saw: Callable[..., None], folder: Path) 
             raise
         saw(self, FINISHED)
         return self.fence
+
+
+def _add_stepping(task: Callable[..., Any], saw: Callable[..., None], once: Once) -> None:
+    """A task of many steps whose process is killed inside and after each of them, once."""
+
+    def die(place):
+        if once(place):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def part(self, n):
+        saw(self, STARTED, n)
+        die(f"inside-{n}")
+        saw(self, FINISHED, n)
+        return n
+
+    @task(name="stepping", max_losses=2)  # those behind a new step do not count
+    def stepping(self, count):
+        total = 0
+        for n in range(count):
+            total += self.step(f"part-{n}", part, self, n)
+            die(f"after-{n}")
+        return total
 
 
 def _add_dying(task: Callable[..., Any], saw: Callable[..., None]) -> None:
