@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
+from celery import Celery, chain, chord
 
 from celery_durable import DurableTask
 from tests.crash.tasks_failing import add_failing
@@ -78,10 +79,28 @@ def _add_workers(task: Callable[..., Any], saw: Callable[..., None], folder: Pat
         saw(self, FINISHED, gate)
         return self.fence
 
+    @task(name="next")
+    def next_(self, n, seconds=0.0):
+        saw(self, STARTED, n)
+        time.sleep(seconds)
+        saw(self, FINISHED, n)
+        return n + 1
+
     @task(name="gathered")
     def gathered(self, values):
         saw(self, STARTED, values)
         return values
+
+    @task(name="delegate")
+    def delegate(self, form, n):
+        """Replaced by a canvas."""
+        saw(self, STARTED, form)
+        forms = {
+            "chain": lambda: chain(next_.s(n), next_.s()),
+            "chord": lambda: chord([next_.s(n), next_.s(n + 1)], gathered.s()),
+            "delegate": lambda: chain(next_.s(n), delegate.si("chain", n)),
+        }
+        raise self.replace(forms[form]())
 
     @task(name="told")
     def told(self, failed):
