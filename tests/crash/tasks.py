@@ -8,9 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from celery import Celery
-from celery.exceptions import SoftTimeLimitExceeded
 from celery import Celery, chain, chord
+from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_durable import DurableTask
 from tests.crash.tasks_failing import add_failing
