@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     Decision = Callable[[Any], states.Move]
 
+#: Celery's own task that waits for the parts of a chord, where the result backend cannot count them.
+CHORD_UNLOCK = "celery.chord_unlock"
+_SOON = states.After(1.0)
 #: Seconds before a task that was rejected with requeue is tried again.
 REQUEUE_DELAY = 1.0
 
@@ -157,6 +160,8 @@ class Outcomes:
         cause = exc.exc if isinstance(exc.exc, BaseException) else exc
         retries = self._claim.retries + 1
         envelope, wake = captured or (None, None)
+        if self._task.name == CHORD_UNLOCK and cause is exc:  # it asks again and again: that is no failure
+            return self.waits(states.Wait(states.CONDITION, "the parts of its chord are not all over", wake or _SOON))
         if envelope is not None:
             retries = int(envelope.headers.get("retries") or retries)
         else:  # a Retry of the user's own making, without self.retry()

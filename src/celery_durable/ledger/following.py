@@ -78,7 +78,7 @@ class Following(Waiting):
             move = replace(move, failure=gone)
         else:
             move = states.follow(first.state, first.failure_kind, uuid4().hex, owes=owes, first=first.task_id)
-            outcome = {"result": first.result, "result_type": first.result_type}
+            outcome = {"result": first.result, "result_type": first.result_type, "cancel_reason": first.cancel_reason}
             connection.execute(sa.update(self.t.task).where(self.t.task.c.id == row.id).values(outcome))
             if move.to == states.DEAD:
                 f = self.t.failure
