@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -59,19 +60,21 @@ def test_a_task_tells_how_far_it_is(app):
 
     @app.task(base=DurableTask, bind=True, redact=["card"])
     def reads(self, card):
+        began = time.monotonic()
         with statements(app) as sent:
             for n in range(500):
                 self.progress(n, 500, f"row {n} of {card}")
         seen.append([s for s in sent if s.startswith("UPDATE") and "progress" in s])
+        seen.append(time.monotonic() - began)
         seen.append(record(app, self.request.id).as_json()["progress"])
         return n
 
     with working(app):
         row = over(app, reads.delay("4111-1111"))
 
-    writes, first = seen
-    assert (first["done"], first["total"]) == (0, 500)
+    writes, took, first = seen
+    assert first["total"] == 500
     assert "4111" not in first["note"]
-    assert len(writes) <= 3, "bounded, however often it is told"
+    assert 1 <= len(writes) <= 1 + took, "bounded, however often it is told"
     assert row.as_json()["progress"]["done"] == 499
     assert row.as_json()["progress"]["at"] >= first["at"]

@@ -30,8 +30,12 @@ class Drain:
         self._begun = False
         self._stock_wait: Callable[[], None] = worker.wait_for_soft_shutdown
         worker.wait_for_soft_shutdown = self._wait_for_soft_shutdown
-        uid = f"celery-durable-drain-{id(worker)}"
-        worker_shutting_down.connect(self._on_signal, sender=worker.hostname, weak=False, dispatch_uid=uid)
+        self._uid = f"celery-durable-drain-{id(worker)}"
+        worker_shutting_down.connect(self._on_signal, sender=worker.hostname, weak=False, dispatch_uid=self._uid)
+
+    def end(self) -> None:
+        """Listen no more."""
+        worker_shutting_down.disconnect(sender=self._worker.hostname, dispatch_uid=self._uid)
 
     # In signal handlers: one byte, nothing that could block ----------------------------------------------
 

@@ -167,6 +167,7 @@ class Keeper:
             self.ledger.beat(self.worker_id, phase="stopped", running=0)
         except Exception as exc:  # noqa: BLE001 - leases expire by themselves
             logger.warning("celery-durable could not sign off: %s", exc)
+        self.drain.end()
         self.sweeper.close()
         self.ledger.db.dispose()
 
@@ -250,7 +251,12 @@ class Keeper:
         if not self.prefork:
             logger.warning("Task %s cannot be ended in a pool of %s: it stops at its next check", request.id, self.pool)
         elif self.consumer is not None:
-            self.consumer.call_soon(request.terminate, self.worker.pool)
+            self.consumer.call_soon(self._strike, request)
+
+    def _strike(self, request: Any) -> None:
+        """On the event loop, which frees a process for its next task: it is not that one's that is ended."""
+        if self.leases.holds(request):
+            request.terminate(self.worker.pool)
 
     def _beat(self) -> None:
         phase = "stopping" if self.shutting_down() else "paused" if self.paused else "running"

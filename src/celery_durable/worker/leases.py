@@ -73,6 +73,11 @@ class Leases:
         if kept is not None and kept.token == token:
             self._drop(task_id)
 
+    def holds(self, request: Any) -> bool:
+        """Whether a delivery is in the pool still."""
+        kept = self._kept.get(request.id)
+        return kept is not None and kept.token == request.note.token
+
     def _drop(self, task_id: str) -> None:
         kept = self._kept.pop(task_id, None)
         if kept is not None:
