@@ -88,11 +88,14 @@ def test_what_a_leaving_worker_took_and_did_not_start_is_run_by_others_at_once(s
     assert crash.verbs(task.id) == ["submit", "claim", "succeed"]
 
 
-@pytest.mark.parametrize("how", ["cold", "warm, then cold", "all"])
-def test_a_body_that_a_shutdown_ends_is_no_loss(stage, how: str) -> None:
+ENDINGS = [("prefork", "cold"), ("prefork", "warm, then cold"), ("prefork", "all")] + [("gevent", "cold")] * FULL
+
+
+@pytest.mark.parametrize(("pool", "how"), ENDINGS)
+def test_a_body_that_a_shutdown_ends_is_no_loss(stage, pool: str, how: str) -> None:
     """It is ended where it stands; the task goes to another worker at once, however many deploys it meets."""
     crash = stage(durable_lease=60)
-    leaving = crash.worker()
+    leaving = crash.worker(pool=pool)
     task = crash.submit("held", "gate")
     crash.await_start(task.id)
     other = crash.worker()

@@ -74,6 +74,17 @@ def test_a_body_goes_to_another_worker_whatever_it_makes_of_that(app, shop, how)
     assert shop.drains == [False, True]
 
 
+def test_a_remote_shutdown_drains_too(app, shop):
+    """No signal tells of that one."""
+    with working(app):
+        result = shop.task.delay()
+        shop.await_body()
+        app.control.shutdown()
+        reached(app, result, "queued", "waiting")
+
+    assert [type(e) for e in shop.raised] == [Draining]
+
+
 def test_a_drain_is_no_wait_of_the_tasks_own(app):
     """How long it has waited for a condition goes on counting (PROTOCOL 17)."""
     seen = []
