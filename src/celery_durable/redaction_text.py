@@ -132,7 +132,8 @@ def _looks(text: str) -> Iterator[Span]:
     lower = text.lower()
     for hint, look in _LOOKS:
         if hint in lower:
-            yield from (match.span(1) for match in look.finditer(text))
+            found = look.finditer(text)
+            yield from (match.span(1) for match in found if not text.startswith(REDACTED, match.start(1)))
     yield from (match.span(1) for match in _CARD.finditer(text) if is_card(match[1]))
     last = 0
     for match in _NAME.finditer(text) if ":" in text or "=" in text else ():
@@ -153,6 +154,8 @@ def _value(text: str, start: int) -> Span:
     if bare and bare[0] in {"None", "null", "True", "False", "true", "false"}:
         return start, start
     if bare and bare[0].lower() in SCHEMES:
+        if text.startswith(REDACTED, bare.end() + 1):
+            return bare.end() + 1, bare.end() + 1 + len(REDACTED)
         bare = _BARE.match(text, bare.end() + 1) or bare
     end = bare.end() if bare else start
     return start, _closed(text, end) if text[end : end + 1] in _CLOSING else end

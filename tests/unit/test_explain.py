@@ -580,3 +580,10 @@ def test_times_durations_and_counts_in_words():
     assert [span(round(s * SECOND)) for s in spans] == words
     assert [counted(n, "loss") for n in (0, 1, 2)] == ["0 losses", "1 loss", "2 losses"]
     assert brief("x" * 201) == "x" * 197 + "..."
+
+
+@pytest.mark.parametrize("record", [queued(waits=3), running(waits=3)])
+def test_what_a_task_has_waited_for_is_told_while_it_is_looked_at_again(record):
+    waited = event("wait", -60, "running", "waiting", reason="rates are late")
+    told = explain(record, Facts(now=NOW, workers=(W1,), events=(SUBMITTED, waited, RELEASED)))
+    assert "it has waited 3 times in a row, the last time for: rates are late" in told.evidence

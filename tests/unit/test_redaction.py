@@ -443,3 +443,8 @@ def test_a_secret_on_the_edge_is_not_cut_in_two():
     assert "hun" not in scrub_patterns(text, 4_005)
     text = "x" * (redaction.MAX_TEXT - 4) + "hunter2-hunter2"
     assert "hunt" not in scrub(text, {"hunter2-hunter2"})
+
+
+def test_what_is_redacted_already_stays_as_it_is():
+    said = "Authorization: Bearer [redacted], password=[redacted], cookie: [redacted]; card='[redacted]'"
+    assert scrub_patterns(said) == said

@@ -11,7 +11,7 @@ from rich.text import Text
 from celery_durable import states
 from celery_durable.cli.output import Column, line, moment, pairs, plain, relative, shortened, table
 from celery_durable.redaction_shown import bounded
-from celery_durable.wording import brief, clock, counted, span
+from celery_durable.wording import SECOND, brief, clock, counted, span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,13 +75,15 @@ def records_table(records: Sequence[Record]) -> Table:
     )
     made = table(
         columns,
-        [
-            (ref_of(r, records), plain(r.state, r.state), r.task, r.queue, span(r.now - r.submitted_at), _note(r))
-            for r in records
-        ],
+        [(ref_of(r, records), plain(r.state, r.state), r.task, r.queue, _age(r), _note(r)) for r in records],
     )
     made.expand = True
     return made
+
+
+def _age(r: Record) -> str:
+    age = r.now - r.submitted_at
+    return span(age) if age >= SECOND else "0 s"
 
 
 def ref_of(r: Record, among: Sequence[Record]) -> str:
