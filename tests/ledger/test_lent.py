@@ -89,7 +89,7 @@ def test_nothing_is_left_after_a_rollback(ledger, engine):
     assert ledger.submit(submission("order-1")).outcome == "new"
 
 
-def test_a_savepoint_takes_with_it_what_was_submitted_in_it(ledger, engine):
+def test_rule_21_a_savepoint_takes_with_it_what_was_submitted_in_it(ledger, engine):
     with orm.Session(engine) as session:
         tell, seen, lender = told(ledger, session)
         within = ledger.within(lender)

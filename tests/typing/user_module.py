@@ -58,3 +58,11 @@ class Wrong(DurableTask):
 def misuse(task_id: str) -> None:
     state: int = ledger(app).get(task_id).state  # type: ignore[assignment]
     ledger(app).cancel(task_id, state)  # type: ignore[arg-type]
+
+
+def submit_all(orders: list[tuple[str, int]], session: object) -> list[str]:
+    with ledger(app).transaction(session):
+        receipts = charge.submit_many(orders, key="{order_id}", chunk=100, queue="bulk")
+    new: int = receipts.counts["new"]
+    ids: list[str] = [receipt.id for receipt in receipts if receipt.outcome == "new"]
+    return ids[:new]
