@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
-import time
+from contextlib import ExitStack
 
 import pytest
 from celery import chain, chord, group
@@ -12,8 +15,22 @@ from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import AsyncResult, GroupResult
 
 from celery_durable import DurableTask, ledger
+from celery_durable.ledger import Part
+from celery_durable.ledger.listening import MAX_EARS
 from tests.waiting import wait_until
-from tests.worker.kit import Gate, over, reached, record, rows, settled, statements, sweep, the_ledger, working
+from tests.worker.kit import (
+    Gate,
+    migrated,
+    over,
+    reached,
+    record,
+    rows,
+    settled,
+    statements,
+    sweep,
+    the_ledger,
+    working,
+)
 
 
 @pytest.fixture
@@ -392,8 +409,6 @@ def test_a_lost_message_of_a_part_is_no_second_part(durable):
     body = gathered.s().set(task_id="the-body")
     kept.begin_chord(gid)
     kept.size_chord(gid, 2)
-    from celery_durable.ledger import Part
-
     first, last = (Part(f"p{n}", n, "SUCCESS", *durable.backend._packed(n)) for n in (0, 1))
     assert [kept.part_returned(gid, p) for p in (first, first, last, first, last)] == [False, False, True, False, True]
     durable.backend._finish(gid, body)
@@ -401,25 +416,103 @@ def test_a_lost_message_of_a_part_is_no_second_part(durable):
     assert [r.task_id for r in rows(durable)] == ["the-body"]
 
 
-def test_get_wakes_soon_on_postgresql(make, postgres_server):
-    from tests.worker.kit import migrated
+@pytest.fixture
+def on_postgresql(make, postgres_server):
+    return migrated(make(ledger_url=postgres_server.database(), result_backend="durable://"))
 
-    app = migrated(make(ledger_url=postgres_server.database(), result_backend="durable://"))
-    gate = Gate()
+
+def succeed(app, result, value):
+    """What a worker does with a task, in short."""
+    kept = the_ledger(app)
+    claim = kept.claim(result.id, "token", owner="w/1", pid=1, lease=60).claim
+    kept.succeed(claim, str(value).encode(), "application/json", owes=False, actor="w/1", continuation_grace=60)
+    kept.hint(result.id)
+
+
+def test_get_is_woken_on_postgresql(on_postgresql):
+    """Whoever listens hears of its own result, and of no other; whoever finds no ear left looks by himself."""
+    app = on_postgresql
 
     @app.task(base=DurableTask)
-    def held():
-        gate.hold()
-        return time.monotonic()
+    def work(): ...
 
-    with working(app):
-        result = held.delay()
-        gate.await_body()
-        waits = []
-        with app.backend._ledger.ears.listen() as hear:
-            thread = threading.Thread(target=lambda: waits.append(hear(30, {result.id})))
-            thread.start()
-            gate.let_go()
-            thread.join()
-        assert waits == [True]
-        assert result.get(timeout=30)
+    mine, other = work.delay(), work.delay()
+    ears, heard = the_ledger(app).ears, []
+    with ears.listen() as hear, ExitStack() as lent:
+        for _ in range(MAX_EARS - 1):
+            lent.enter_context(ears.listen())
+        succeed(app, other, 1)
+        assert not hear(0.01, {mine.id})
+        thread = threading.Thread(target=lambda: heard.append(hear(60, {mine.id})))
+        thread.start()
+        succeed(app, mine, 2)
+        thread.join(50)
+        assert heard == [True]
+        assert [r.get(timeout=30) for r in (mine, other)] == [2, 1]
+
+
+def test_listening_survives_a_fork(on_postgresql):
+    """A child neither uses nor closes the connections on which its parent listens."""
+    app = on_postgresql
+
+    @app.task(base=DurableTask)
+    def work(): ...
+
+    first, second, third = work.delay(), work.delay(), work.delay()
+    with pytest.raises(CeleryTimeoutError):
+        first.get(timeout=0.1)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            succeed(app, second, 2)
+            os._exit(0 if second.get(timeout=30) == 2 and first.state == "PENDING" else 1)
+        except BaseException:  # noqa: BLE001 - a child must not run the rest of the tests
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    succeed(app, first, 1)
+    succeed(app, third, 3)
+    assert [first.get(timeout=30), third.get(timeout=30)] == [1, 3]
+
+
+GREENLETS = """
+from gevent import monkey; monkey.patch_all()
+import sys, time, gevent
+from celery import Celery
+from celery_durable import DurableTask
+from celery_durable.wiring import plugin
+
+app = Celery("shop", broker="memory://", backend="durable://", set_as_current=False)
+app.conf.durable_ledger_url = sys.argv[1]
+
+@app.task(base=DurableTask, name="work")
+def work(): ...
+
+results = [work.delay() for _ in range(12)]
+ticks = []
+
+def tick():
+    while not all(w.ready() for w in waiting):
+        ticks.append(1)
+        gevent.sleep(0.01)
+
+def finish():
+    gevent.sleep(1)
+    for r in results:
+        kept = plugin(app).ledger
+        claim = kept.claim(r.id, "token", owner="w/1", pid=1, lease=60).claim
+        kept.succeed(claim, b"7", "application/json", owes=False, actor="w/1", continuation_grace=60)
+        kept.hint(r.id)
+
+waiting = [gevent.spawn(r.get, timeout=60) for r in results]
+gevent.joinall([gevent.spawn(tick), gevent.spawn(finish), *waiting], timeout=90)
+assert [w.value for w in waiting] == [7] * 12, [w.value or w.exception for w in waiting]
+assert len(ticks) > 20, f"others ran {len(ticks)} times meanwhile"
+"""
+
+
+def test_greenlets_wait_beside_one_another(on_postgresql):
+    url = on_postgresql.conf.durable_ledger_url
+    done = subprocess.run(
+        [sys.executable, "-c", GREENLETS, url], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
