@@ -69,16 +69,24 @@ class LogScrubber(logging.Filter):
         delivery = self._in_hand()
         if delivery is not None:
             secret = Secrets.of(delivery, record.exc_info[1] if record.exc_info else None)
-            said = record.getMessage()
-            clean = secret.scrub(said)
-            if clean != said:
-                record.msg, record.args = clean, ()
-            if record.exc_info:
-                record.exc_text = secret.scrub(logging.Formatter().formatException(record.exc_info))
-                record.exc_info = None
-            if isinstance(getattr(record, "data", None), dict):
-                record.data = {k: secret.scrub(str(v)) for k, v in record.data.items()}  # type: ignore[attr-defined]
+            # A success of a call without secrets is logged for every task, and quotes no exception.
+            if secret.values or "return_value" not in (getattr(record, "data", None) or ()):
+                self._scrub(record, secret)
         return True
+
+    @staticmethod
+    def _scrub(record: logging.LogRecord, secret: Secrets) -> None:
+        said = record.getMessage()
+        clean = secret.scrub(said)
+        if clean != said:
+            record.msg, record.args = clean, ()
+        if record.exc_info:
+            told = logging.Formatter().formatException(record.exc_info)
+            clean = secret.scrub(told)
+            if clean != told:  # else it stays for handlers that want the exception itself
+                record.exc_text, record.exc_info = clean, None
+        if isinstance(getattr(record, "data", None), dict):
+            record.data = {k: secret.scrub(str(v)) for k, v in record.data.items()}  # type: ignore[attr-defined]
 
 
 class PoolLogScrubber(logging.Filter):
