@@ -20,6 +20,7 @@ class Mutant(NamedTuple):
 
 
 CLAIMING, SUBMITTING = "ledger/claiming.py", "ledger/submitting.py"
+STEPPING = "ledger/stepping.py"
 SWEEPING, OPERATING, DIALECTS = "ledger/sweeping.py", "ledger/operating.py", "ledger/dialects.py"
 MUTANTS = [
     # 1: the token
@@ -190,4 +191,22 @@ MUTANTS = [
     Mutant("rule 25: readers take the write lock", DIALECTS, "if not connection.get_execution_options().get(READ_ONLY):", "if True:", "rule_25"),
     Mutant("rule 27: the dead need no kind", "ledger/migrations/versions/v0001_initial.py", "(state = 'dead' AND failure_kind IS NOT NULL)", "(state = 'dead')", "illegal_row"),
     Mutant("rule 27: from is read without a lock", "ledger/replaying.py", "rows = self.writer.lock(connection, self.t.task.c.id == row_id)", "rows = connection.execute(sa.select(self.t.task).where(self.t.task.c.id == row_id)).all()", "rule_27"),
+    # 22, and what rules 9 and 17 say of steps
+    Mutant(
+        "rule 22: a step is recorded whoever has the claim", STEPPING,
+        "sa.update(self.t.task).where(*self._proof(claim))", "sa.update(self.t.task).where(c.id == claim.row_id)", "rule_22",
+    ),
+    Mutant(
+        "rule 22: a step is done again after a lost reply to its commit", STEPPING,
+        "                stands = self.step_stands(claim, name)\n", "                stands = None\n", "rule_22",
+    ),
+    Mutant(
+        "rule 22: the row is locked while a step is done", STEPPING,
+        "            with lent(connection, session) as given:\n                try:",
+        "            self.writer.lock(connection, self.t.task.c.id == claim.row_id)\n"
+        "            with lent(connection, session) as given:\n                try:",
+        "rule_22",
+    ),
+    Mutant("rule 9: losses add up whatever steps are between", "states.py", "0 if row.progressed else row.losses + 1", "row.losses + 1", "rule_09"),
+    Mutant("rule 17: a new step leaves the series of waits", "states.py", '_NOT_WAITED | {"progressed": 1}', '{"progressed": 1}', "rule_17"),
 ]  # fmt: skip

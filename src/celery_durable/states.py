@@ -376,7 +376,7 @@ def expire(row: Row, token: str, failure: Failure) -> Move:
 def replay(reason: str, wake: When | None = None) -> Move:
     """Bring a dead or cancelled row back: counters of failure reset, ``claims`` never (PROTOCOL 15)."""
     fresh = _NOT_WAITED | {
-        "losses": 0, "retries": 0, "progressed": 0, "cancel_requested_at": None, "cancel_reason": None,
+        "progressed": 0, "losses": 0, "retries": 0, "cancel_requested_at": None, "cancel_reason": None,
         "cancel_terminate": 0,
         "deadline_at": None,
     }  # fmt: skip
