@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.crash.command import told, told_json
 from tests.crash.witness import FINISHED
 
@@ -61,4 +63,32 @@ def test_a_wait_outlives_its_worker_and_why_tells_the_reason_throughout(
     assert REASON in text
     assert max(map(len, text.splitlines())) <= 100
     assert len(answers) >= 5
+    crash.audit()
+
+
+@pytest.mark.parametrize("when", ["die", "execute-then-die"])
+def test_a_death_at_the_moment_of_a_wait_or_a_retry_loses_neither(
+    stage: Callable[..., Stage], tmp_path: Path, when: str
+) -> None:
+    """Either the row waits, or the attempt was lost and runs again."""
+    # Given a task that waits and one that is retried, whose processes die as that is written: once before the commit,
+    # once before it or right after
+    crash, path, struck = stage("redis", "sqlite"), tmp_path / "rates.txt", tmp_path / "struck"
+    struck.mkdir()
+    crash.fleet._env.update(
+        DURABLE_FAILPOINTS=f"settle.statement={when}; settle.commit={when}", DURABLE_FAILPOINTS_ONCE=str(struck)
+    )
+    crash.worker()
+    waits, retried = crash.submit("reads", str(path)).id, crash.submit("stumbles", 1, 1).id
+
+    # When both have died once, and the file appears
+    crash.await_(lambda: len(list(struck.iterdir())) == 2, "nobody died")
+    crash.await_(lambda: "wait" in crash.verbs(waits), "it does not wait")
+    path.write_text("1.09", encoding="utf-8")
+
+    # Then both succeed, and what was lost is what had not been committed
+    records = [crash.await_state(task_id, "succeeded") for task_id in (waits, retried)]
+    assert [r.retries for r in records] == [0, 1]
+    assert sum(r.losses for r in records) == (2 if when == "die" else 1)
+    assert all(len(crash.witness.of(r.task_id, FINISHED)) == 1 for r in records)
     crash.audit()
