@@ -338,7 +338,7 @@ class Attempt:
         if self._settled in {states.DEAD, states.CANCELLED}:
             self.follower.end(self._side.ledger, heirs(self.delivery.embed), self.claim.row_id)
         for submitted, sub in self._written_canvas:
-            if submitted.publish:
+            if submitted.publish and sub.broker == self._side.broker:  # another broker's are rung by its own sweep
                 submission.ring(self._side, self._side.publisher, submitted, sub.envelope, sub.deadline_at)
 
     def _write_canvas(self, connection: Any) -> None:

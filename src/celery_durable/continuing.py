@@ -121,12 +121,20 @@ class Guard:
             return
         if not hasattr(type(self._backend), "_chord_part_return_script"):  # releases that know no claims
             return
-        key = self._backend.get_key_for_group(group, ".c")
         for look in range(LOOKS):
-            if self._backend.client.get(key) in {None, b"done", "done"}:
+            if self._sent_or_incomplete(group):
                 return
             time.sleep(LOOK if look < LOOKS - 1 else 0)
         raise Reject(f"another delivery has claimed the body of chord {group}", requeue=True)
+
+    def _sent_or_incomplete(self, group: str) -> bool:
+        """Whether a chord's body is sent, or some part is still to come that will see to it."""
+        client, key = self._backend.client, self._backend.get_key_for_group
+        claim = client.get(key(group, ".c"))
+        if claim is not None:
+            return claim in {b"done", "done"}
+        size, added = client.get(key(group, ".s")), client.get(key(group, ".t"))
+        return size is None or int(client.scard(key(group, ".d"))) < int(size) + int(added or 0)
 
 
 def heirs(embed: Mapping[str, Any]) -> set[str]:

@@ -305,7 +305,7 @@ def stand_in(row: Row, *, token: str, owes: bool) -> Move:
         owed = token if owes else None
         return Move("replace", CANCELLED, into_terminal(CANCELLED, owed=owed), "cancelled while running")
     changes = into_waiting(REPLACED, STAND_IN, After(REPLACED_INTERVAL)) | _NOT_WAITED
-    return Move("replace", WAITING, changes | {"replaces": row.replaces + 1}, STAND_IN)
+    return Move("replace", WAITING, changes | {"replaces": row.replaces + 1, "deadline_at": None}, STAND_IN)
 
 
 @dataclass(frozen=True, slots=True)

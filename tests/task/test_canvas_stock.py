@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError
 from celery_durable import DurableTask, ledger
 from tests.task.test_canvas import Shop
 from tests.waiting import wait_until
-from tests.worker.kit import events, record, redis_of, rows, settled, working
+from tests.worker.kit import Gate, events, record, redis_of, rows, settled, working
 
 
 def test_a_stock_continuation_that_cannot_be_sent_makes_no_failure_of_the_task(make, broker_url):
@@ -45,12 +45,15 @@ def test_a_stock_continuation_that_cannot_be_sent_makes_no_failure_of_the_task(m
     assert seen <= {"PENDING", "SUCCESS"}
 
 
-def test_a_body_that_a_dead_delivery_has_claimed_is_sent_all_the_same(make, broker_url):
+@pytest.mark.parametrize("milliseconds", [200, 2500])
+def test_a_body_that_a_dead_delivery_has_claimed_is_sent_all_the_same(make, broker_url, milliseconds):
     """Redis lets one delivery at a time send a chord's body: one that died with that claim does not lose it."""
     app = make(result_backend=broker_url, durable_republish_after=1)
 
     @app.task(base=DurableTask)
     def part(n):
+        claim = app.backend.get_key_for_group(result.parent.id, ".c")
+        redis_of(broker_url).set(claim, "somebody who is dead", px=milliseconds)
         return n
 
     @app.task(base=DurableTask)
@@ -58,8 +61,6 @@ def test_a_body_that_a_dead_delivery_has_claimed_is_sent_all_the_same(make, brok
         return sum(numbers)
 
     result = chord([part.s(1), part.s(2)])(total.s())
-    claim = app.backend.get_key_for_group(result.parent.id, ".c")
-    redis_of(broker_url).set(claim, "somebody who is dead", px=2500)
     with working(app):
         assert result.get(timeout=60) == 3
         for row in rows(app):
@@ -118,3 +119,30 @@ def test_a_row_that_a_canvas_stands_in_for_ends_with_its_part(make, broker_url, 
         assert settled(app, one.task_id)
         wait_until(lambda: record(app, result).state == "succeeded", timeout=30)
     assert record(app, result).decoded_result() == 1
+
+
+def test_a_row_that_is_cancelled_while_a_canvas_stands_in_for_it_stays_cancelled(make):
+    app = make(result_backend="durable://")
+    gate = Gate()
+
+    @app.task(base=DurableTask)
+    def held():
+        gate.hold()
+
+    @app.task(base=DurableTask)
+    def last():
+        raise AssertionError("it was cancelled")
+
+    @app.task(base=DurableTask, bind=True)
+    def delegate(self):
+        raise self.replace(chain(held.si(), last.si()))
+
+    with working(app):
+        result = delegate.apply_async(expires=600)
+        gate.await_body()
+        assert record(app, result).deadline_at is None
+        ledger(app).cancel(result.id, reason="not wanted")
+        gate.let_go()
+        for row in rows(app):
+            settled(app, row.task_id)
+    assert (record(app, result).state, result.state) == ("cancelled", "REVOKED")

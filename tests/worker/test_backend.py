@@ -440,7 +440,8 @@ def test_get_is_woken_on_postgresql(on_postgresql):
     ears, heard = the_ledger(app).ears, []
     with ears.listen() as hear, ExitStack() as lent:
         for _ in range(MAX_EARS - 1):
-            lent.enter_context(ears.listen())
+            lent.enter_context(ears.listen())(1, ())
+        assert not hear(1, {mine.id}), "it only begins to listen"
         succeed(app, other, 1)
         assert not hear(0.01, {mine.id})
         thread = threading.Thread(target=lambda: heard.append(hear(60, {mine.id})))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import time
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: How many connections of one process may listen at a time; whoever comes later looks more often instead.
 MAX_EARS = 8
+#: Seconds of waiting from which on it is worth to listen.
+WORTHWHILE = 0.02
 
 _inherited: list[Any] = []
 
@@ -40,14 +43,17 @@ class Ears:
     def listen(self) -> Iterator[Callable[[float, Collection[str]], bool]]:
         """Lend a way to wait so many seconds for one of some ids; it says whether one was told of.
 
-        What is told while nobody waits is kept until somebody does. Not to be told is no promise that nothing
-        happened: look all the same.
+        Listening begins with the first wait that is worth it, which returns at once. Not to be told is no promise
+        that nothing happened: look all the same.
         """
-        ear = self._borrow()
-        broken = False
+        ear, broken, asked = None, False, False
 
         def hear(seconds: float, ids: Collection[str]) -> bool:
-            nonlocal broken
+            nonlocal ear, broken, asked
+            if not asked and seconds >= WORTHWHILE:
+                asked, ear = True, self._borrow()
+                if ear is not None:
+                    return False  # look once more: what came before it listened, nobody has told
             if ear is None or broken:
                 time.sleep(seconds)
                 return False
@@ -89,7 +95,7 @@ class Ears:
             return None
         driver: Any = lent.driver_connection
         try:
-            if not callable(getattr(driver, "notifies", None)):  # a driver whose hints we cannot wait for
+            if not _can_wait(driver):
                 lent.close()
                 return None
             driver.autocommit = True
@@ -109,6 +115,12 @@ class Ears:
                 self._idle.append(ear)
                 return
         ear.invalidate()
+
+
+def _can_wait(driver: Any) -> bool:
+    """Whether hints of this driver can be waited for, and so long: psycopg 3.2 or later."""
+    notifies = getattr(driver, "notifies", None)
+    return callable(notifies) and "timeout" in inspect.signature(notifies).parameters
 
 
 def _until(ear: Any, seconds: float, ids: Collection[str]) -> Iterator[Any]:

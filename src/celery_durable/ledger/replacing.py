@@ -40,17 +40,20 @@ class Replacing(Placeholders):
     def replaced_by(self, connection: sa.Connection, row: sa.Row[Any], sub: Submission, actor: str) -> Submitted | None:
         """Let a submission be the new message of the locked row that has its id; None when it replaces nothing.
 
-        The same replacement that comes again changes nothing. A row that ended because a part of the canvas failed
-        is brought back: that part was replayed.
+        The same replacement that comes again changes nothing, nor does one of a row that somebody has cancelled
+        meanwhile. A row that ended because a part of the canvas failed is brought back: that part was replayed.
         """
         reason = states.replacement(sub.task, sub.nesting)
         events = self._replacements(connection, row)
+        own = Submitted(
+            "own", row.id, row.task_id, row.state, row.envelope_no, result=row.result, result_type=row.result_type
+        )
         if reason in events:
-            return Submitted(
-                "own", row.id, row.task_id, row.state, row.envelope_no, result=row.result, result_type=row.result_type
-            )
+            return own
         if not events or events[0] != states.STAND_IN:
             return None
+        if row.state in states.TERMINAL and self._ended_by(connection, row) != "follow":
+            return own
         if row.state in {states.DEAD, states.CANCELLED}:
             move = states.replay(reason, sub.wake)
         elif row.wait_kind == states.REPLACED:
@@ -67,6 +70,12 @@ class Replacing(Placeholders):
             changes |= {"publish_count": row.publish_count + 1, "published_at": states.After()}
         self.writer.write(connection, row, replace(move, envelope=sub.envelope, changes=changes), actor=actor)
         return Submitted("replacing", row.id, row.task_id, move.to, row.envelope_no + 1, publish=publish)
+
+    def _ended_by(self, connection: sa.Connection, row: sa.Row[Any]) -> str | None:
+        e = self.t.event.c
+        query = sa.select(e.verb).where(e.task_row == row.id, e.to_state == row.state, e.from_state != row.state)
+        verb: str | None = connection.execute(query.order_by(e.id.desc()).limit(1)).scalar()
+        return verb
 
     def _replacements(self, connection: sa.Connection, row: sa.Row[Any]) -> list[str]:
         """By what a row was replaced so far, the latest first."""

@@ -163,14 +163,15 @@ class Results(Room):
         self.db.run(lambda connection: connection.execute(blank), autocommit=True)
 
     def expire_results(self, age: float) -> int:
-        """Delete what was stored beside the rows, and chords that began, more than ``age`` seconds ago."""
+        """Delete what was stored beside the rows, and chords that are over, from before ``age`` seconds ago."""
         t = self.t
         before = self.dialect.instant_sql - micros(age)
 
         def work(connection: sa.Connection) -> int:
-            old = sa.select(t.chord.c.group_id).where(t.chord.c.began_at < before)
-            connection.execute(sa.delete(t.part).where(t.part.c.group_id.in_(old)))
-            connection.execute(sa.delete(t.chord).where(t.chord.c.began_at < before))
+            old = (t.chord.c.began_at < before, t.chord.c.state != "open")
+            parts = sa.select(t.chord.c.group_id).where(*old)
+            connection.execute(sa.delete(t.part).where(t.part.c.group_id.in_(parts)))
+            connection.execute(sa.delete(t.chord).where(*old))
             return int(connection.execute(sa.delete(t.result).where(t.result.c.stored_at < before)).rowcount)
 
         return self.db.run(work)
