@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery.result import ResultBase
 
 from celery_durable import steps
 from celery_durable.contents import PLAIN, decoded, encoded
@@ -155,6 +156,8 @@ class Stepper:
     def _recordable(self, name: str, result: Any) -> tuple[Any, Content]:
         """Return a result as every later run will see it, and what is recorded for that."""
         steps.check_result(name, result)
+        if isinstance(result, ResultBase):  # self.step("notify", notify.delay, ...)
+            result = result.as_tuple()
         what = f"Step {name!r} was done, but its result"
         content = self._encoded(what, result, StepResultError)
         return (result if type(result) in PLAIN else self._read(what, content, StepResultError)), content

@@ -104,6 +104,21 @@ def test_names_differ_by_case_accent_and_script(ledger):
     assert {s.name for s in ledger.steps(claim.row_id)} == set(names)
 
 
+def test_steps_are_told_in_the_order_in_which_they_were_done(ledger):
+    claim = running(ledger)
+    for n in range(12):
+        record(ledger, claim, f"page-{n}", seconds=n % 3)
+    assert [s.name for s in ledger.steps(claim.row_id)] == [f"page-{n}" for n in range(12)]
+
+
+def test_a_step_of_a_task_that_is_not_there_is_a_violation(ledger):
+    claim = running(ledger)
+    record(ledger, claim)
+    assert ledger.verify() == []
+    ledger.db.run(lambda c: c.execute(sa.update(ledger.t.step).values(task_row=claim.row_id + 1)))
+    assert [(v.invariant, v.detail) for v in ledger.verify()] == [(5, "1 step row of a task that is not there")]
+
+
 def test_recording_twice_is_recording_once(ledger):
     claim = running(ledger)
     record(ledger, claim)
@@ -256,15 +271,16 @@ def broken(ledger, point):
         far.db.dispose()
 
 
+@pytest.mark.parametrize("fn", [lambda connection: None, lambda session: None], ids=["connection", "session"])
 @pytest.mark.parametrize("place", ["statement", "commit"])
 @pytest.mark.parametrize("after", ["", "execute-then-"])
-def test_rule_22_a_connection_that_breaks_anywhere_leaves_the_step_done_once(ledger, witness, place, after):
+def test_rule_22_a_connection_that_breaks_anywhere_leaves_the_step_done_once(ledger, witness, fn, place, after):
     """At each statement of it in turn, the user's included, before it and after it; and at the commit."""
     for number in itertools.count(1):
         claim = running(ledger)
         ledger.db.run(lambda connection: connection.execute(sa.delete(witness)))
         with broken(ledger, f"transact_step.{place}={after}raise@{number}") as (far, armed):
-            assert transact(far, claim, noting(witness)) == RESULT
+            assert transact(far, claim, noting(witness), fn) == RESULT
         assert seen(ledger, witness) == ["row"]
         assert len(ledger.steps(claim.row_id)) == 1
         if armed.seen < number:

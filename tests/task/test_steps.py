@@ -7,10 +7,11 @@ import json
 import time
 
 import pytest
+import sqlalchemy as sa
 
 from celery_durable import DurableTask, StepError, ledger
 from celery_durable.errors import LeaseLost, LedgerUnavailable, StepResultError
-from tests.task.running import Killed, lose, run, steps_of, wake
+from tests.task.running import Killed, lose, run, seen, steps_of, wake, witnesses
 from tests.worker.kit import alter, record, statements, the_ledger, verbs
 
 
@@ -583,6 +584,119 @@ def test_a_long_pause_is_a_wait_that_burns_no_retry_and_counts_its_tries(shop):
     wake(shop, result)
     assert run(shop, result).retries == 1, "and the step has its tries again"
     assert [f.exception for f in the_ledger(shop).failures(row.id)] == ["ConnectionError"] * 4
+
+
+# Transactions -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def witness(shop):
+    """A table of the user's in the ledger's database, empty."""
+    table = witnesses(the_ledger(shop))
+    the_ledger(shop).db.run(lambda connection: connection.execute(sa.delete(table)))
+    return table
+
+
+def test_a_transactional_step_takes_effect_once_and_its_result_comes_back(shop, witness):
+    got = []
+
+    def book(connection, what, *, twice):
+        connection.execute(sa.insert(witness), [{"what": what}] * (2 if twice else 1))
+        return {"booked": (what,)}
+
+    @body(shop)
+    def pay(self):
+        got.append(self.step("book", book, "a", twice=True, transaction=True))
+        if len(got) < 3:
+            raise Killed
+
+    result = pay.delay()
+    for _ in range(3):
+        run(shop, result)
+    assert got == [{"booked": ["a"]}] * 3
+    assert seen(the_ledger(shop), witness) == ["a", "a"]
+
+
+def test_a_transactional_step_that_fails_leaves_nothing_and_is_done_in_the_next_run(shop, witness):
+    flaky = Calls(ConnectionError("no"), "yes")
+
+    def book(session, what):
+        session.execute(sa.insert(witness).values(what=what))
+        return flaky()
+
+    @body(shop)
+    def pay(self):
+        return self.step("book", book, "a", transaction=True)
+
+    result = pay.delay()
+    assert run(shop, result).state == "waiting"
+    assert seen(the_ledger(shop), witness) == []
+    wake(shop, result)
+    assert run(shop, result).decoded_result() == "yes"
+    assert seen(the_ledger(shop), witness) == ["a"]
+
+
+def test_nothing_else_is_written_while_a_transaction_is_open(shop, witness):
+    """Another connection would wait for the lock that this one holds: on SQLite until both give up."""
+
+    def book(connection, task):
+        task.progress(1, 2, "half")
+        with pytest.raises(StepError, match="not be part of its transaction"):
+            task.checkpoint(1)
+        connection.execute(sa.insert(witness).values(what="a"))
+
+    @body(shop)
+    def pay(self):
+        began = time.monotonic()
+        self.step("book", book, self, transaction=True)
+        assert time.monotonic() - began < 20
+
+    result = pay.delay()
+    assert run(shop, result).state == "succeeded"
+    assert record(shop, result).as_json()["progress"]["note"] == "half"
+
+
+def test_a_result_that_cannot_be_recorded_takes_what_was_written_with_it(shop, witness):
+    def book(connection):
+        connection.execute(sa.insert(witness).values(what="a"))
+        return object()
+
+    @body(shop)
+    def pay(self):
+        self.step("book", book, transaction=True)
+
+    result = pay.delay()
+    assert (run(shop, result).failure_kind, seen(the_ledger(shop), witness)) == ("permanent", [])
+
+
+def test_a_transactional_step_outside_a_durable_run_has_a_transaction_of_its_own(shop, witness):
+    def book(connection, what):
+        connection.execute(sa.insert(witness).values(what=what))
+        if what == "bad":
+            raise ValueError(what)
+        return what
+
+    @body(shop)
+    def pay(self, what):
+        return self.step("book", book, what, transaction=True)
+
+    assert pay("good") == "good"
+    with pytest.raises(ValueError, match="bad"):
+        pay("bad")
+    assert seen(the_ledger(shop), witness) == ["good"]
+
+
+def test_a_submission_can_be_a_step(shop):
+    @body(shop)
+    def other(self): ...
+
+    @body(shop)
+    def pay(self):
+        return self.step("notify", other.delay)
+
+    result = pay.delay()
+    [[task_id, _], _] = run(shop, result).decoded_result()
+    assert record(shop, task_id).state == "queued"
 
 
 # Checkpoints ------------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ class Verifying(Registry):
 
     def _audit_orphans(self, low: int, high: int) -> Iterator[Violation]:
         """History without a row: work that was accepted and is gone."""
-        for table, invariant in ((self.t.event, EXISTS), (self.t.failure, FAILED)):
+        for table, invariant in ((self.t.event, EXISTS), (self.t.failure, FAILED), (self.t.step, IDEMPOTENT)):
             there = sa.select(sa.literal(1)).where(self.t.task.c.id == table.c.task_row).exists()
             query = (
                 sa.select(table.c.task_row, sa.func.count().label("n"))
