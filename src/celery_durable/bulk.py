@@ -101,6 +101,8 @@ def submit_many(
                 outcome=exc.outcome,
             ) from exc
         for answer in answers:
+            if answer.outcome == "existing":
+                submission.restore_result(app, answer)
             receipts.add(answer.task_id, "new" if answer.outcome == "own" else answer.outcome)
     return receipts
 
@@ -142,7 +144,7 @@ class Builder:
 
     def __init__(self, task: DurableTask, stock: type[DurableTask], key: Any, options: dict[str, Any]) -> None:
         """``key`` is what the caller gave in place of the task's own template."""
-        self.task = task
+        self.task, self._header = task, getattr(task, "__header__", None)
         self.key = submission.template_of(task) if key is None else key
         self.options = {"add_to_parent": False} | options
         self.alike = applies(task, stock, self.options)
@@ -165,8 +167,8 @@ class Builder:
         if self._stencil is None or self._first is None:
             return self._by_celery(args, kwargs)
         task = self.task
-        if task.typing:
-            task.__header__(*args, **kwargs)
+        if task.typing and self._header is not None:
+            self._header(*args, **kwargs)
         try:
             envelope, meta = self._stencil.filled(task_id := uuid(), args, kwargs)
         except Exception:  # noqa: BLE001 - Celery's way raises it again, and says which argument it is

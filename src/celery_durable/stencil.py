@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from json.encoder import encode_basestring_ascii
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task, signals
@@ -40,6 +41,8 @@ def applies(task: Task, stock: type[Task], options: Mapping[str, Any]) -> bool:
         and kind.shadow_name is Task.shadow_name
         and not getattr(task, "_dump_pydantic_arguments", None)
         and not getattr(task, "__v2_compat__", False)
+        and _untouched(Task.apply_async, "celery.app.task")
+        and _untouched(Celery.send_task, "celery.app.base")
         and type(app).send_task is Celery.send_task
         and "send_task" not in vars(app)
         and not app.conf.task_send_sent_event
@@ -48,6 +51,11 @@ def applies(task: Task, stock: type[Task], options: Mapping[str, Any]) -> bool:
         and all(isinstance(route, MapRoute) for route in amqp.routes)
         and not any(_heard(signal) for signal in _SIGNALS)
     )
+
+
+def _untouched(function: Any, module: str) -> bool:
+    """Say whether a function is Celery's own: tracing libraries replace some."""
+    return type(function) is FunctionType and function.__globals__.get("__name__") == module
 
 
 def _heard(signal: Any) -> bool:

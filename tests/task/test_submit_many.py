@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime, timezone
 
 import pytest
-from celery import signals
+from celery import Task, signals
 from celery.utils.saferepr import saferepr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -178,6 +179,39 @@ def test_where_messages_may_differ_otherwise_celery_builds_each(make, broker_url
     assert {r.queue for r in rows(routed) if r.task == "by_route"} == {"q-0", "q-1"}
     assert seen == ["plain", "plain"]
     assert {m["headers"].get("stamp") for m in on_redis(broker_url)} == {0, 1, None}
+
+
+def test_where_a_library_has_replaced_celerys_functions_it_is_called_for_each(app, monkeypatch):
+    called = []
+    real = Task.apply_async
+
+    @functools.wraps(real)
+    def traced(self, *args, **kwargs):
+        called.append(self.name)
+        return real(self, *args, **kwargs)
+
+    @app.task(base=DurableTask, name="plain")
+    def plain(n): ...
+
+    monkeypatch.setattr(Task, "apply_async", traced)
+    plain.submit_many([(1,), (2,), (3,)])
+
+    assert called == ["plain"] * 3
+
+
+def test_the_result_of_a_call_that_has_succeeded_is_stored_again(results):
+    @results.task(base=DurableTask, idempotency_key="{n}")
+    def double(n):
+        return 2 * n
+
+    with working(results):
+        first = double.delay(4)
+        assert first.get(timeout=30) == 8
+    first.forget()
+
+    [(result, outcome)] = double.submit_many([(4,)])
+
+    assert (outcome, result.get(timeout=30)) == ("existing", 8)
 
 
 def test_callbacks_belong_to_each_call(app, broker_url):
