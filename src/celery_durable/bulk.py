@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +22,9 @@ from celery_durable.receipts import Receipts
 from celery_durable.stencil import Stencil, applies
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from celery import Celery
     from kombu import Producer
 
     from celery_durable.ledger import Submitted
@@ -85,26 +88,51 @@ def submit_many(
             receipts.keep(task.apply_async(args, kwargs, **options))
         return receipts
     side = wiring.plugin(app)
-    builder = Builder(task, stock, key, options)
-    for part in _chunks(builder, map(_arguments, calls), chunk):
-        block = transactions.current(side, task.name)
+    block = transactions.current(side, task.name)
+    written: tuple[int, Future[list[Submitted]]] | None = None
+    with ThreadPoolExecutor(1, "durable-submit-many") as thread:
         try:
-            if block is not None:
-                answers = block.submit_many(part)
-            else:
-                answers = side.ledger.submit_many(part)
-                _ring(side, part, answers)
-        except LedgerUnavailable as exc:
-            raise LedgerUnavailable(
-                f"{exc} {len(receipts)} calls of submit_many are recorded, of the next {len(part)} all or none; with "
-                "idempotency keys it is safe to submit all of them again.",
-                outcome=exc.outcome,
-            ) from exc
-        for answer in answers:
-            if answer.outcome == "existing":
-                submission.restore_result(app, answer)
-            receipts.add(answer.task_id, "new" if answer.outcome == "own" else answer.outcome)
+            for part in _chunks(Builder(task, stock, key, options), map(_arguments, calls), chunk):
+                before, written = written, None
+                _receive(app, receipts, before)
+                # While the databases are busy with one chunk, the next is built. A transaction stays in its thread.
+                work = partial(_write, side, part) if block is None else partial(block.submit_many, part)
+                written = len(part), (thread.submit(work) if block is None else _done(work))
+        finally:
+            _receive(app, receipts, written)
     return receipts
+
+
+def _write(side: wiring.Plugin, part: list[Submission]) -> list[Submitted]:
+    answers = side.ledger.submit_many(part)
+    _ring(side, part, answers)
+    return answers
+
+
+def _done(work: Callable[[], list[Submitted]]) -> Future[list[Submitted]]:
+    """Do it here and now."""
+    future: Future[list[Submitted]] = Future()
+    future.set_result(work())
+    return future
+
+
+def _receive(app: Celery, receipts: Receipts, written: tuple[int, Future[list[Submitted]]] | None) -> None:
+    """Wait for a chunk, and note what became of it."""
+    if written is None:
+        return
+    count, future = written
+    try:
+        answers = future.result()
+    except LedgerUnavailable as exc:
+        raise LedgerUnavailable(
+            f"{exc} {len(receipts)} calls of submit_many are recorded, of the next {count} all or none; with "
+            "idempotency keys it is safe to submit all of them again.",
+            outcome=exc.outcome,
+        ) from exc
+    for answer in answers:
+        if answer.outcome == "existing":
+            submission.restore_result(app, answer)
+        receipts.add(answer.task_id, "new" if answer.outcome == "own" else answer.outcome)
 
 
 def _check(task: DurableTask, chunk: int, options: Mapping[str, Any]) -> None:
@@ -148,7 +176,8 @@ class Builder:
         self.key = submission.template_of(task) if key is None else key
         self.options = {"add_to_parent": False} | options
         self.alike = applies(task, stock, self.options)
-        self.limit = wiring.plugin(task._get_app()).settings.max_message_bytes
+        side = wiring.plugin(task._get_app())
+        self.limit, self.publisher = side.settings.max_message_bytes, side.publisher
         self._stencil: Stencil | None = None
         self._first: Submission | None = None
 
@@ -185,6 +214,8 @@ class Builder:
         with _gathering() as gathered:
             self.task.apply_async(args, kwargs, **self.options)
         [captured] = gathered
+        # One queue for all replies to this thread: with rpc:// it has to be there before the first of them.
+        self.publisher.prepare_reply_quietly(str(captured.envelope.headers["id"]))
         sub = submission.compose(self.task, captured.envelope, captured.body, captured.call, template=self.key)
         if self.alike and self._stencil is None and sub.alone is None:
             stencil = Stencil(captured.envelope, captured.body, self.task._get_app().amqp)
@@ -218,9 +249,7 @@ def _ring(side: wiring.Plugin, part: Sequence[Submission], answers: Sequence[Sub
                 )
             )  # fmt: skip
     if rings:
-        publisher = side.publisher
-        publisher.prepare_reply_quietly(rings[0].task_id)  # one queue for all replies of this thread
-        submission.unsent(side, publisher.ring_all(rings))
+        submission.unsent(side, side.publisher.ring_all(rings))
 
 
 __all__ = ["Captured", "accept", "submit_many"]

@@ -48,7 +48,6 @@ class Block:
         answers = self.ledger.submit_many(subs)
         due = [answer.row_id for answer in answers if answer.publish]
         if due:
-            self.side.publisher.prepare_reply_quietly(subs[0].task_id)
             self.lender.after_commit(self.ring, due)
         return answers
 
