@@ -66,7 +66,7 @@ def test_a_wait_outlives_its_worker_and_why_tells_the_reason_throughout(
     crash.audit()
 
 
-@pytest.mark.parametrize("when", ["die", "execute-then-die"])
+@pytest.mark.parametrize("when", ["die", pytest.param("execute-then-die", marks=pytest.mark.slow)])
 def test_a_death_at_the_moment_of_a_wait_or_a_retry_loses_neither(
     stage: Callable[..., Stage], tmp_path: Path, when: str
 ) -> None:

@@ -34,7 +34,7 @@ def test_nor_does_an_idle_look_follow_the_rows_that_wait(stocked, migrated, dial
     few, lots = stocked(dialect, FEW), migrated(dialect)
     empty(lots)
     fill(lots, FEW)
-    crowd(lots, 10_000)
+    crowd(lots, 3_000)
 
     assert not steep(few, lots, ("glance", "release", "follow"))
 
