@@ -22,6 +22,7 @@ from celery_durable.control import Cancelled, Draining, LedgerDown, StepRetry, S
 from celery_durable.errors import LeaseLost, LedgerUnavailable, StepResultError, WaitTimeout
 from celery_durable.outcomes import Outcomes
 from celery_durable.progress import Progress
+from celery_durable.replacement import Replacement
 from celery_durable.secrecy import Secrets
 from celery_durable.stepper import Stepper
 from celery_durable.watch import Watch
@@ -30,9 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from celery_durable.delivery import Delivery, SoftLimitGuard
-    from celery_durable.ledger import Submitted
     from celery_durable.outcomes import Outcome
-    from celery_durable.records import Claim, Envelope, Submission
+    from celery_durable.records import Claim, Envelope
     from celery_durable.steps import How
 
 logger = logging.getLogger(__name__)
@@ -70,9 +70,7 @@ class Attempt:
         #: What the body has to be left with, whatever it makes of it (PROTOCOL 16).
         self._ending: BaseException | None = None
         self.follower = Follower(claim.task_id, claim.claims)
-        self._canvas_open = False
-        self._canvas: list[Submission] = []
-        self._written_canvas: list[tuple[Submitted, Submission]] = []
+        self.canvas = Replacement(delivery.side, claim, delivery.note.worker)
         self._waiting: states.Wait | None = None
         self._sleeps: dict[str, int] = {}
 
@@ -86,23 +84,12 @@ class Attempt:
 
         It is written together with the row's own move, or not at all.
         """
-        self._canvas_open = True
-        try:
-            yield
-        except Ignore:
-            self._outcomes.replaced_by(last)
-            raise
-        except BaseException:
-            self._canvas.clear()
-            raise
-        finally:
-            self._canvas_open = False
-
-    def collect(self, sub: Submission) -> bool:
-        """Take a part of the canvas that replaces this task; False when it is none."""
-        if self._canvas_open:
-            self._canvas.append(sub)
-        return self._canvas_open
+        with self.canvas.sending():
+            try:
+                yield
+            except Ignore:
+                self._outcomes.replaced_by(last)
+                raise
 
     def execute(self, args: Any, kwargs: Any) -> Any:
         """Run the body and record what comes of it; raise what Celery's tracer shall see."""
@@ -128,7 +115,7 @@ class Attempt:
         """Raise what a body that returned should have let pass."""
         if self._captured is not None:  # retry(throw=False): stock Celery would succeed *and* retry
             raise Retry("retried with throw=False")
-        if self._canvas:
+        if self.canvas:
             raise Ignore("replaced by a canvas")
 
     def _ended(self, exc: Exception) -> Exception:
@@ -332,19 +319,12 @@ class Attempt:
     def _settle(self, outcome: Outcome) -> None:
         reached: list[str] = []
         settle, actor = self._side.ledger.settle, self._note.worker
-        along = self._write_canvas if outcome.replaces else None
+        along = self.canvas.write if outcome.replaces else None
         self._write(lambda: reached.append(settle(self.claim, outcome.decide, actor=actor, along=along)))
         self._settled = reached[-1]
         if self._settled in {states.DEAD, states.CANCELLED}:
             self.follower.end(self._side.ledger, heirs(self.delivery.embed), self.claim.row_id)
-        for submitted, sub in self._written_canvas:
-            if submitted.publish and sub.broker == self._side.broker:  # another broker's are rung by its own sweep
-                submission.ring(self._side, self._side.publisher, submitted, sub.envelope, sub.deadline_at)
-
-    def _write_canvas(self, connection: Any) -> None:
-        """Write the rows of the canvas that replaces this task, within the transaction that moves its own."""
-        submit = self._side.ledger.submit_within
-        self._written_canvas = [(submit(connection, sub, actor=self._note.worker), sub) for sub in self._canvas]
+        self.canvas.ring()
 
     def _write(self, write: Callable[[], None]) -> None:
         """Record the outcome, patiently; one that cannot be recorded counts as not done."""

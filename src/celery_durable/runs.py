@@ -73,7 +73,7 @@ def at(task_id: str) -> Attempt | Telling | None:
 def collected(sub: Submission) -> bool:
     """Take a part of the canvas that replaces the running task, if that is what Celery is sending just now."""
     attempt = current()
-    return attempt is not None and attempt.collect(sub)
+    return attempt is not None and attempt.canvas.collect(sub)
 
 
 def entering(task: DurableTask) -> Attempt | Telling | None:

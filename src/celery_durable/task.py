@@ -311,6 +311,13 @@ class DurableTask(Task):
         with run.replacing(last_task(sig)):
             return super().on_replace(sig)
 
+    def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:  # noqa: FBT001, FBT002 - Celery's signature
+        """Add a part to the chord that this task is a part of; with ``durable://`` the same one in every run."""
+        run = runs.running(self.request.id)
+        if run is not None and getattr(self.backend, "reads_the_ledger", False):
+            sig.options.setdefault("task_id", run.canvas.added())
+        return super().add_to_chord(sig, lazy)
+
     def apply_async(  # noqa: PLR0913, PLR0917 - Celery's signature
         self,
         args: Any = None,

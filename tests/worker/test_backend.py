@@ -517,3 +517,27 @@ def test_greenlets_wait_beside_one_another(on_postgresql):
         [sys.executable, "-c", GREENLETS, url], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_part_that_runs_again_adds_its_part_once(durable):
+    runs = []
+
+    @durable.task(base=DurableTask)
+    def part(n):
+        return n
+
+    @durable.task(base=DurableTask, bind=True, autoretry_for=(ValueError,), retry_backoff=False, default_retry_delay=0)
+    def adds(self):
+        self.add_to_chord(part.s(10))
+        runs.append(1)
+        if len(runs) == 1:
+            raise ValueError("after it was added")
+        return 1
+
+    @durable.task(base=DurableTask)
+    def total(numbers):
+        return sum(numbers)
+
+    with working(durable):
+        assert chord([adds.s(), part.s(100)])(total.s()).get(timeout=30) == 111
+    assert (len(runs), len(rows(durable))) == (2, 4)
