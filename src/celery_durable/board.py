@@ -36,7 +36,9 @@ class Board:
         """Make the memory; to be done before the pool forks."""
         self._memory = mmap.mmap(-1, _HEAD + LINES * _LINE.size)
         self._free = list(range(LINES))
-        self._lock = threading.Lock()  # never taken by a reader: a fork may copy it while it is held
+        # Never taken by a reader: a fork may copy it while it is held. A cold shutdown gives lines back in a signal
+        # handler, which may have interrupted its own thread in here.
+        self._lock = threading.RLock()
 
     # The parent's side --------------------------------------------------------------------------------
 

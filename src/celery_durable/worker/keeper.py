@@ -8,7 +8,9 @@ import random
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -61,7 +63,9 @@ class Keeper:
         self._told: dict[str, str] = {}
         self._revoked: dict[str, bool] = {}
         self._words: deque[Callable[[], None]] = deque()
-        self._wake, self._stopping = threading.Event(), threading.Event()
+        # A cold shutdown leaves words in a signal handler: it must not wait for what the interrupted code holds.
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._beaten = float("-inf")
         self._down = False
@@ -125,7 +129,7 @@ class Keeper:
 
     def _leave(self, word: Callable[[], None]) -> None:
         self._words.append(word)
-        self._wake.set()
+        self._wake.put(None)
 
     def attach(self, consumer: Any) -> None:
         """Take the consumer of a new broker connection, paused if the old one was."""
@@ -158,7 +162,7 @@ class Keeper:
     def end(self) -> None:
         """Stop the thread, say what it still has to say, and sign off."""
         self._stopping.set()
-        self._wake.set()
+        self._wake.put(None)
         if self._thread is not None:
             self._thread.join(timeout=10)
         try:
@@ -188,10 +192,19 @@ class Keeper:
     def _rest(self, seconds: float) -> None:
         """Wait for the next turn; a word left, a dead pool process, or a shutdown, ends it early."""
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not self._wake.wait(min(left, DEATH_WATCH)):
+        while (left := until - time.monotonic()) > 0 and not self._called(min(left, DEATH_WATCH)):
             if self._bury() or self.board.draining:
                 break
-        self._wake.clear()
+
+    def _called(self, seconds: float) -> bool:
+        """Wait for a word so long; say whether there was one."""
+        called = False
+        with suppress(Empty):
+            self._wake.get(timeout=seconds)
+            called = True
+            while True:
+                self._wake.get_nowait()
+        return called
 
     def _bury(self) -> bool:
         """Leave word of deliveries whose pool process is gone.
