@@ -9,7 +9,7 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from celery_durable import DurableTask, StepError, ledger
+from celery_durable import DurableTask, StepError, ledger, watch
 from celery_durable.errors import LeaseLost, LedgerUnavailable, StepResultError
 from tests.task.running import Killed, lose, run, seen, steps_of, wake, witnesses
 from tests.worker.kit import alter, record, statements, the_ledger, verbs
@@ -486,8 +486,9 @@ def test_a_step_of_a_claim_that_is_over_is_refused_and_so_is_all_that_follows(sh
     assert verbs(shop, result) == ["submit", "claim", "lose", "fenced"]
 
 
-def test_a_step_is_refused_once_the_lease_has_passed(shop):
+def test_a_step_is_refused_once_the_lease_has_passed(shop, monkeypatch):
     get = Calls()
+    monkeypatch.setattr(watch, "LOOK_EVERY", 3600)  # nobody tells of a renewal
 
     @body(shop, lease=0.001)
     def fetch(self):
@@ -503,7 +504,7 @@ def test_a_step_is_refused_once_the_lease_has_passed(shop):
 def test_a_ledger_that_stays_down_ends_the_run(shop, monkeypatch):
     after = Calls()
 
-    @body(shop, lease=0.2)
+    @body(shop, lease=1.1)  # from a second on it may be asked whether the lease was renewed
     def fetch(self):
         monkeypatch.setattr(the_ledger(shop), "record_step", Calls(*[LedgerUnavailable("down")] * 99))
         with pytest.raises(LedgerUnavailable):
