@@ -141,8 +141,7 @@ class Stepping(Claims):
         """Do something in a transaction of its own, as ``transact_step`` does, and record nothing.
 
         Raises:
-            LedgerUnavailable: the database does not answer.
-            Exception: whatever ``call`` raises; all was rolled back.
+            Exception: whatever ``call`` or the database raises; all was rolled back.
         """
         session = session_class(fn)
         with self.db.connection() as connection, lent(connection, session) as given:
