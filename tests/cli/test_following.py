@@ -46,8 +46,15 @@ class Following:
         return self.process.wait(60)
 
 
-def test_plain_lines_tell_each_change_until_the_task_has_ended(shop, ledger, running):
-    following = Following(shop, running.task_id)
+@pytest.fixture
+def following(shop, running):
+    begun = Following(shop, running.task_id)
+    yield begun
+    begun.process.kill()
+    begun.process.wait()
+
+
+def test_plain_lines_tell_each_change_until_the_task_has_ended(ledger, running, following):
     following.await_line("running on")
     note(ledger, running, 10)
     following.await_line("10 of 40 (25 %): rows")
@@ -73,8 +80,7 @@ def test_json_waits_and_prints_one_document(shop, ledger, running):
     assert set(document["progress"]) == {"done", "total", "note", "at"}
 
 
-def test_ctrl_c_ends_the_command_and_not_the_task(shop, ledger, running):
-    following = Following(shop, running.task_id)
+def test_ctrl_c_ends_the_command_and_not_the_task(ledger, running, following):
     following.await_line("running on")
     os.kill(following.process.pid, signal.SIGINT)
 
