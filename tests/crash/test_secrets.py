@@ -8,6 +8,7 @@ import pickle
 import random
 import string
 import uuid
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -63,10 +64,11 @@ class Seeds:
         ]
 
 
+@cache
 def _forms(core: str) -> set[str]:
     data = core.encode()
     shifted = {base64.b64encode(b"\0" * n + data).decode()[(0, 2, 3)[n] : (n + len(data)) * 8 // 6] for n in range(3)}
-    return {core, core.upper(), core[::-1], data.hex()} | shifted
+    return {core, data.hex()} | shifted
 
 
 class Leak:
@@ -175,13 +177,14 @@ def test_secrets_are_found_nowhere(stage: Callable[..., Stage], seed: int, ledge
     found["log"] = seeds.found(worker.output, but="stock")
     commands = [(*words, *how) for words in LISTS for how in ((), ("--json",))]
     if ledger == "sqlite":
-        commands += [words for i in leak.ids.values() for words in (("show", "--full", i), ("why", i, "--json"))]
-        commands += [("show", leak.ids[how], "--json") for how in (*DEAD, "return", "step", "pickled", "stock raise")]
+        some = [i for kind, i in leak.ids.items() if "by name" not in kind]
+        commands += [words for i in some for words in (("show", "--full", i), ("why", i))]
+        commands += [("show", leak.ids[how], "--json") for how in ("raise", "locals", "return", "step", "stock raise")]
     for words in commands:
         found[" ".join(words)] = seeds.found(told(crash, *words))
     found = {where: secrets for where, secrets in found.items() if secrets}
     assert not found, json.dumps(found, indent=1)
-    crash.audit()
+    assert crash.ledger.verify() == []
 
 
 def dump(crash: Stage) -> Iterator[tuple[str, str]]:
