@@ -54,7 +54,7 @@ class Chaos:
 
 
 CELLS = [(broker, backend) for broker in ("redis", "rabbitmq") for backend in ("durable", "redis")]
-CELLS = CELLS if FULL else [CELLS[0], CELLS[-1]]
+CELLS = CELLS if FULL else CELLS[:1]
 
 
 @pytest.mark.matrix

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 POINTS = ("settle", "succeed", "submit", "begin_chord", "size_chord", "part_returned", "close_chord")
 
 
-@pytest.mark.parametrize("action", ["die", "execute-then-die"])
+@pytest.mark.parametrize("action", [pytest.param("die", marks=pytest.mark.slow), "execute-then-die"])
 def test_a_canvas_is_whole_whatever_commit_a_process_dies_at(
     stage: Callable[..., Stage], tmp_path_factory: pytest.TempPathFactory, action: str
 ) -> None:

@@ -45,7 +45,7 @@ def test_a_stock_continuation_that_cannot_be_sent_makes_no_failure_of_the_task(m
     assert seen <= {"PENDING", "SUCCESS"}
 
 
-@pytest.mark.parametrize("milliseconds", [200, 2500])
+@pytest.mark.parametrize("milliseconds", [200, pytest.param(2500, marks=pytest.mark.slow)])
 def test_a_body_that_a_dead_delivery_has_claimed_is_sent_all_the_same(make, broker_url, milliseconds):
     """Redis lets one delivery at a time send a chord's body: one that died with that claim does not lose it."""
     app = make(result_backend=broker_url, durable_republish_after=1)
