@@ -180,7 +180,7 @@ MUTANTS = [
     Mutant("rule 21: rows of a lent transaction wait for their submitter", SUBMITTING, "        if self.db.lent:\n            return {", "        if False:\n            return {", "rule_21"),
     Mutant("rule 21: the release of a savepoint is a commit", "ledger/lending.py", "if session.in_nested_transaction():", "if False:", "rule_21"),
     Mutant("rule 25: a lent transaction is not begun", "ledger/lending.py", 'connection.execute(sa.text("BEGIN IMMEDIATE"))', "pass", "rule_25"),
-    Mutant("rule 23: one's own row is a conflict", SUBMITTING, "        if own:\n            return self._own(own[0], sub)\n", "", "rule_23"),
+    Mutant("rule 23: one's own row is a conflict", SUBMITTING, "        if own:\n            return self.replaced_by(connection, own[0], sub, actor) or self._own(own[0], sub)\n", "", "rule_23"),
     Mutant("rule 23: an outage while connecting is another error", DIALECTS, 'return "unavailable" if isinstance(error, exc.OperationalError | exc.InterfaceError) else None\n    # Conn', "return None\n    # Conn", "rule_23"),
     Mutant("rule 23: nobody learns that the outcome is unknown", "ledger/database.py", 'outcome = "unknown" if reached else "not recorded"', 'outcome = "not recorded"', "never_answers"),
     Mutant("rule 24: MariaDB keeps its isolation", DIALECTS, '"isolation_level": "READ COMMITTED",', "", "rule_24"),
