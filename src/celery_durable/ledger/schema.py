@@ -12,21 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
 
-BigKey = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-Micros = sa.BigInteger()
-Digest = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
-Blob = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
-
-
-def text(length: int | None = None) -> sa.types.TypeEngine[str]:
-    """Text that MySQL compares byte by byte, as the other databases do."""
-    binary = {"charset": "utf8mb4", "collation": "utf8mb4_bin"}
-    if length is None:
-        return sa.Text().with_variant(mysql.LONGTEXT(**binary), "mysql", "mariadb")
-    return sa.String(length).with_variant(mysql.VARCHAR(length, **binary), "mysql", "mariadb")
-
+from celery_durable.ledger.schema_beside import beside
+from celery_durable.ledger.schema_types import BigKey, Blob, Digest, Micros, text
 
 #: Rows the database itself refuses to hold, whoever writes them.
 TASK_CHECKS = {
@@ -291,42 +279,7 @@ def tables(prefix: str) -> Tables:
         column("pool", text(32), nullable=False),
         **options,
     )  # fmt: skip
-    result = sa.Table(
-        f"{prefix}result", meta,
-        column("kind", text(8), primary_key=True),
-        column("ref", text(255), primary_key=True),
-        column("state", text(64), nullable=False),
-        column("content", Blob),
-        column("content_type", text(255)),
-        column("stored_at", Micros, nullable=False),
-        sa.CheckConstraint("kind IN ('task','group')", name=f"{prefix}result_kind"),
-        sa.Index(f"{prefix}result_stored_at", "stored_at"),
-        **options,
-    )  # fmt: skip
-    chord = sa.Table(
-        f"{prefix}chord", meta,
-        column("group_id", text(255), primary_key=True),
-        column("state", text(8), nullable=False),
-        column("size", sa.Integer),
-        column("added", sa.Integer, nullable=False),
-        column("arrived", sa.Integer, nullable=False),
-        column("driver", text(255)),
-        column("began_at", Micros, nullable=False),
-        sa.CheckConstraint("state IN ('open','sent','failed')", name=f"{prefix}chord_state"),
-        sa.CheckConstraint("added >= 0 AND arrived >= 0", name=f"{prefix}chord_counters"),
-        sa.Index(f"{prefix}chord_began_at", "began_at"),
-        **options,
-    )  # fmt: skip
-    part = sa.Table(
-        f"{prefix}chord_part", meta,
-        column("group_id", text(255), primary_key=True),
-        column("task_id", text(255), primary_key=True),
-        column("position", sa.Integer),
-        column("state", text(64)),
-        column("content", Blob),
-        column("content_type", text(255)),
-        **options,
-    )  # fmt: skip
+    result, chord, part = beside(meta, prefix, options)
     return Tables(
         meta, ledger, task, failure, event, step, signal, pause, worker, result, chord, part, prefix
     )  # fmt: skip
