@@ -1,7 +1,7 @@
 # `make` lists the targets. Each one sets up what it needs; Python and make are all that must be there.
 
 PYTHON ?= python3
-WORKERS ?= 2
+WORKERS ?= 3
 ARGS ?=
 
 VENV := .venv
