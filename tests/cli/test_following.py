@@ -32,6 +32,9 @@ class Following:
     """The command, while its task goes on; what it has printed so far, a chunk at a time."""
 
     def __init__(self, shop, *words):
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # So it is where a shell started the tests in the background; the command would inherit it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         command = [sys.executable, "-m", "celery", "-A", "shop", "durable", "show", "--follow", *words]
         self.process = subprocess.Popen(
             command, cwd=shop.folder, env=shop.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

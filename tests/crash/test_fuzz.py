@@ -1,6 +1,6 @@
 """Fuzzed messages thrown at a worker: it lives, valid work among them completes, each bad one is a row or counted.
 
-3,000 of them, 100,000 with DURABLE_MATRIX=full. The mutations are drawn from a printed seed.
+1,000 of them, 100,000 with DURABLE_MATRIX=full. The mutations are drawn from a printed seed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.crash.kit import Stage
 
 FULL = os.environ.get("DURABLE_MATRIX") == "full"
-NUMBER = 100_000 if FULL else 3_000
+NUMBER = 100_000 if FULL else 1_000
 #: Of so many messages one is valid, and one is submitted as usual.
 VALID, SUBMITTED = 10, 50
 #: Messages that may lie in the broker while more are sent: memory is not what is tested.

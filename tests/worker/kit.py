@@ -43,7 +43,7 @@ _numbers = itertools.count(1)
 
 def make_app(ledger_url: str | Path, broker: str, *, task_cls: Any = None, **conf: Any) -> Celery:
     """An app that sweeps often; a path as ledger means SQLite, with its tables in it."""
-    if isinstance(ledger_url, Path) and not ledger_url.exists():
+    if isinstance(ledger_url, Path) and ledger_url.parent.is_dir() and not ledger_url.exists():
         _fresh_copy(ledger_url)
     url = ledger_url if isinstance(ledger_url, str) else f"sqlite:///{ledger_url}"
     app = Celery(f"shop{next(_numbers)}", set_as_current=False, task_cls=task_cls)
