@@ -32,7 +32,7 @@ def attempt(ledger, task_id, token):
 
 def insert_by_hand(ledger, connection, sub):
     """What another process' submission has written and not yet committed."""
-    connection.execute(sa.insert(ledger.t.task).values(ledger._values(sub)))
+    connection.execute(sa.insert(ledger.t.task).values(ledger.writer.values(ledger._values(sub))))
 
 
 def test_rule_19_a_conflict_with_an_uncommitted_submission_is_judged_after_its_commit(ledger):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -11,9 +11,11 @@ from celery_durable.ledger.moves import Writer
 from celery_durable.ledger.schema import tables
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from celery_durable.ledger.database import Database
+
+T = TypeVar("T")
 
 
 class Room:
@@ -26,6 +28,14 @@ class Room:
         self.t = tables(prefix)
         self.writer = Writer(self.t, self.dialect)
         self.republish_after = republish_after
+        self._statements: dict[Hashable, Any] = {}
+
+    def _statement(self, form: Hashable, build: Callable[[], T]) -> T:
+        """Return the statement of this form, built when it is first asked for."""
+        found: T | None = self._statements.get(form)
+        if found is None:
+            found = self._statements[form] = build()
+        return found
 
     def in_state(self, state: str) -> sa.ColumnElement[bool]:
         """Compare ``state`` with a literal: a bound value could not be matched with a partial index."""

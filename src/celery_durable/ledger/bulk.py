@@ -111,7 +111,7 @@ class Bulk(Submitting):
         given = sa.func.json_to_recordset(document).table_valued(*columns).render_derived("given", with_types=True)
         taken = {n: sa.func.decode(given.c[n], "hex") if n in BINARY else given.c[n] for n in VARYING}
         patience = sa.select(sa.case((hasty() == "", 1), else_=1)).scalar_subquery()
-        values = self._values(first) | {"envelope_no": patience} | taken
+        values = self.writer.values(self._values(first)) | {"envelope_no": patience} | taken
         picked = [
             value if isinstance(value, sa.ColumnElement) else sa.literal(value, task.c[name].type)
             for name, value in values.items()
@@ -131,7 +131,7 @@ class Bulk(Submitting):
         """Plain values only, which drivers send as one statement; so the clock is asked first."""
         task, event, first = self.t.task, self.t.event, items[0].sub
         now = connection.execute(sa.select(self.dialect.clock_sql)).scalar_one()
-        constant = self._values(first, now=now)
+        constant = self.writer.values(self._values(first, now=now))
         insert: Any
         if self.dialect.name == "mysql":
             insert = mysql.insert(task)

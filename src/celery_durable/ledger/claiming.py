@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ from celery_durable import states
 from celery_durable.errors import LeaseLost
 from celery_durable.ledger.moves import Entry, micros
 from celery_durable.ledger.placeholders import gives_way
+from celery_durable.ledger.prepared import Prepared, fixed, given
 from celery_durable.ledger.waiting import Waiting
 from celery_durable.records import Claim
 
@@ -51,40 +53,24 @@ class Claims(Waiting):
         Raises:
             LedgerUnavailable: the database did not answer; nothing may run.
         """
-        c = self.t.task.c
-        where = [c.task_id == task_id, self.in_state(states.QUEUED), c.observed == 0]
-        where.append(sa.or_(c.deadline_at.is_(None), c.deadline_at > self.dialect.instant_sql))
-        where.append(~self.is_paused())
-        if envelope_no is not None:
-            where.append(c.envelope_no == envelope_no)
-        clock = self.dialect.clock_sql
-        values = {
-            "state": states.RUNNING, "claims": c.claims + 1, "claim_token": token, "lease_owner": owner,
-            "lease_pid": pid, "lease_expires_at": clock + micros(lease), "started_at": clock,
-            "publish_at": None, "rings": 0, "deferrals": 0, "failure_kind": None,
-        }  # fmt: skip
+        which = {"v_ref": task_id, "v_number": envelope_no}
+        said = {"v_token": token, "v_owner": owner, "v_pid": pid, "v_lease": micros(lease)}
 
         def at_once(connection: sa.Connection) -> Claiming:
-            returned = (c.id, c.task_id, c.claims, c.retries, c.losses, c.owes, c.replaces)
-            moved = sa.update(self.t.task).where(*where).values(values).returning(*returned).cte("moved")
-            logged = self.writer.logged(
-                moved, verb="claim", from_state=states.QUEUED, to_state=states.RUNNING,
-                claim=moved.c.claims, actor=owner, reason="",
-            )  # fmt: skip
-            row = connection.execute(sa.select(moved).add_cte(logged)).first()
+            row = self._claim_at_once.first(connection, which | said)
             if row is not None:
                 return Claiming(_claim(row, token, row.claims))
-            row = connection.execute(self._judged(c.task_id == task_id)).first()
+            row = connection.execute(self._judged, {"v_ref": task_id}).first()
             return self._refused(row, token, envelope_no)
 
         def locked(connection: sa.Connection) -> Claiming:
-            row = connection.execute(self._judged(c.task_id == task_id).with_for_update()).first()
+            row = connection.execute(self._judged.with_for_update(), {"v_ref": task_id}).first()
             if row is not None and row.task_id != task_id:  # MySQL passes over trailing blanks
                 row = None
             answer = self._refused(row, token, envelope_no)
             if answer.why != "free" or row is None:
                 return answer
-            connection.execute(sa.update(self.t.task).where(c.id == row.id).values(values))
+            connection.execute(self._claim_locked, said | {"v_row": row.id})
             fence = row.claims + 1
             self.writer.note(connection, row.id, Entry("claim", row.state, states.RUNNING, fence, owner, ""))
             return Claiming(_claim(row, token, fence))
@@ -93,9 +79,42 @@ class Claims(Waiting):
             return self.db.run(at_once, autocommit=True, task_id=task_id)
         return self.db.run(locked, task_id=task_id)
 
-    def _judged(self, where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    @cached_property
+    def _claim_changes(self) -> dict[str, Any]:
+        c, clock = self.t.task.c, self.dialect.clock_sql
+        return self.writer.fixed({
+            "state": states.RUNNING, "claims": c.claims + fixed(1), "claim_token": given("token", sa.String),
+            "lease_owner": given("owner", sa.String), "lease_pid": given("pid", sa.Integer),
+            "lease_expires_at": clock + given("lease", sa.BigInteger), "started_at": clock,
+            "publish_at": None, "rings": 0, "deferrals": 0, "failure_kind": None,
+        })  # fmt: skip
+
+    @cached_property
+    def _claim_at_once(self) -> Prepared:
+        c, number = self.t.task.c, given("number", sa.Integer)
+        update = sa.update(self.t.task).where(
+            c.task_id == given("ref", sa.String), self.in_state(states.QUEUED), c.observed == fixed(0),
+            sa.or_(c.deadline_at.is_(None), c.deadline_at > self.dialect.instant_sql), ~self.is_paused(),
+            sa.or_(number.is_(None), c.envelope_no == number),
+        )  # fmt: skip
+        returned = (c.id, c.task_id, c.claims, c.retries, c.losses, c.owes, c.replaces)
+        moved = update.values(self._claim_changes).returning(*returned).cte("moved")
+        logged = self.writer.logged(
+            moved, verb=fixed("claim"), from_state=fixed(states.QUEUED), to_state=fixed(states.RUNNING),
+            claim=moved.c.claims, actor=given("owner", sa.String), reason=fixed(""),
+        )  # fmt: skip
+        return Prepared(sa.select(moved).add_cte(logged))
+
+    @cached_property
+    def _claim_locked(self) -> sa.Update:
+        row = self.t.task.c.id == given("row", sa.BigInteger)
+        return sa.update(self.t.task).where(row).values(self._claim_changes)
+
+    @cached_property
+    def _judged(self) -> sa.Select[Any]:
         now = self.dialect.instant_sql.label("now")
-        return sa.select(self.t.task, now, self.is_paused().label("paused")).where(where)
+        mine = self.t.task.c.task_id == given("ref", sa.String)
+        return sa.select(self.t.task, now, self.is_paused().label("paused")).where(mine)
 
     def _refused(self, row: sa.Row[Any] | None, token: str, envelope_no: int | None) -> Claiming:
         """Say why a row cannot be claimed, or that it is free; a claim of one's own is a success."""
@@ -154,27 +173,17 @@ class Claims(Waiting):
             LeaseLost: another claim took over; nothing was written but a ``fenced`` event.
             LedgerUnavailable: the database did not answer; the work counts as not done.
         """
-        c = self.t.task.c
-        owed = claim.token if owes else None
-        changes = states.into_terminal(states.SUCCEEDED, owed=owed, ring=continuation_grace)
-        changes |= {"result": result, "result_type": result_type}
-        values = self.writer.values(changes)
-        proof = self._proof(claim)
+        told = {"v_result": result, "v_result_type": result_type, **proof_of(claim)}
 
         def at_once(connection: sa.Connection) -> int | None:
-            moved = sa.update(self.t.task).where(*proof).values(values).returning(c.id, c.aliases).cte("moved")
-            logged = self.writer.logged(
-                moved, verb="succeed", from_state=states.RUNNING, to_state=states.SUCCEEDED,
-                claim=claim.claims, actor=actor, reason="",
-            )  # fmt: skip
-            aliases: int | None = connection.execute(sa.select(moved.c.aliases).add_cte(logged)).scalar()
-            return aliases
+            row = self._succeed_at_once(owes, continuation_grace).first(connection, {**told, "v_actor": actor[:255]})
+            return None if row is None else int(row.aliases)
 
         def locked(connection: sa.Connection) -> int | None:
-            row = connection.execute(sa.select(c.id, c.aliases).where(*proof).with_for_update()).first()
+            row = connection.execute(self._live, proof_of(claim)).first()
             if row is None:
                 return None
-            connection.execute(sa.update(self.t.task).where(c.id == row.id).values(values))
+            connection.execute(self._succeed_locked(owes, continuation_grace), told)
             self.writer.note(
                 connection, row.id, Entry("succeed", states.RUNNING, states.SUCCEEDED, claim.claims, actor)
             )
@@ -189,6 +198,37 @@ class Claims(Waiting):
             self._own_or_fenced(claim, "succeed", actor)
         elif aliases:
             self.wake_aliases(claim.row_id)
+
+    def _success(self, grace: float, *, owes: bool) -> dict[str, Any]:
+        owed = given("token", sa.String)
+        changes = states.into_terminal(states.SUCCEEDED, owed="owed" if owes else None, ring=grace)
+        changes |= {"continuation_pending": owed} if owes else {}
+        results = {n: given(n, self.t.task.c[n].type) for n in ("result", "result_type")}
+        return self.writer.fixed(changes | results)
+
+    def _succeed_at_once(self, owes: bool, grace: float) -> Prepared:  # noqa: FBT001 - of a statement, not of a caller
+        def build() -> Prepared:
+            c = self.t.task.c
+            update = sa.update(self.t.task).where(*self._proof()).values(self._success(grace, owes=owes))
+            moved = update.returning(c.id, c.aliases).cte("moved")
+            logged = self.writer.logged(
+                moved, verb=fixed("succeed"), from_state=fixed(states.RUNNING), to_state=fixed(states.SUCCEEDED),
+                claim=given("claims", sa.Integer), actor=given("actor", sa.String), reason=fixed(""),
+            )  # fmt: skip
+            return Prepared(sa.select(moved.c.aliases).add_cte(logged))
+
+        return self._statement(("succeed", owes, grace), build)
+
+    def _succeed_locked(self, owes: bool, grace: float) -> sa.Update:  # noqa: FBT001 - as above
+        def build() -> sa.Update:
+            return sa.update(self.t.task).where(*self._proof()).values(self._success(grace, owes=owes))
+
+        return self._statement(("succeed locked", owes, grace), build)
+
+    @cached_property
+    def _live(self) -> sa.Select[Any]:
+        c = self.t.task.c
+        return sa.select(c.id, c.aliases).where(*self._proof()).with_for_update()
 
     def settle(
         self, claim: Claim, decide: Callable[[sa.Row[Any]], Move], *, actor: str,
@@ -253,11 +293,13 @@ class Claims(Waiting):
             self.wake_aliases(row_id)
         return state
 
-    def _proof(self, claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
-        """The condition that every write of a claimed row carries."""
+    def _proof(self) -> tuple[sa.ColumnElement[bool], ...]:
+        """The condition that every write of a claimed row carries; ``proof_of`` has its parameters."""
         c = self.t.task.c
         return (
-            c.id == claim.row_id, self.in_state(states.RUNNING), c.claims == claim.claims, c.claim_token == claim.token
+            c.id == given("row", sa.BigInteger), self.in_state(states.RUNNING),
+            c.claims == given("claims", sa.Integer),
+            c.claim_token == given("token", sa.String),
         )  # fmt: skip
 
     def _own_or_fenced(self, claim: Claim, verb: str, actor: str) -> str:
@@ -287,7 +329,12 @@ class Claims(Waiting):
         return state
 
 
-def _claim(row: sa.Row[Any], token: str, fence: int) -> Claim:
+def proof_of(claim: Claim) -> dict[str, Any]:
+    """Return what a write has to prove, as the parameters of a statement."""
+    return {"v_row": claim.row_id, "v_claims": claim.claims, "v_token": claim.token}
+
+
+def _claim(row: Any[Any], token: str, fence: int) -> Claim:
     return Claim(row.id, row.task_id, fence, token, row.retries, row.losses, bool(row.owes), row.replaces)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import time
-from contextlib import contextmanager
+from collections import deque
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -14,7 +15,8 @@ from sqlalchemy import exc
 from celery_durable import failpoints
 from celery_durable.errors import LedgerSchemaError, LedgerUnavailable, SettingsError
 from celery_durable.ledger import injecting
-from celery_durable.ledger.dialects import DIALECTS, READ_ONLY, SQLITE, Dialect, create_engine
+from celery_durable.ledger.dialects import DIALECTS, POSTGRESQL, READ_ONLY, SQLITE, Dialect, create_engine
+from celery_durable.ledger.prepared import DIRECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +27,10 @@ T = TypeVar("T")
 CONTENTION_TRIES, CONNECTION_TRIES = 8, 3
 TRIES = {"retry": CONTENTION_TRIES, "busy": CONTENTION_TRIES, "lost": CONNECTION_TRIES}
 
-_inherited: list[sa.Engine] = []
+#: How many autocommitting connections a process keeps at hand while nobody uses them.
+KEPT = 8
+
+_inherited: list[Any] = []
 
 
 class Busy(Exception):
@@ -63,6 +68,7 @@ class Database:
         self.url = _with_driver(self.url, backend)
         self.dialect: Dialect = DIALECTS[backend]
         self._engine: sa.Engine | None = None
+        self._kept: deque[sa.Connection] = deque()
         self._pid = 0
         _ = self.engine  # a missing driver shows here, not in the middle of work
 
@@ -75,7 +81,9 @@ class Database:
         """The engine of this process."""
         if self._engine is None or self._pid != os.getpid():
             if self._engine is not None:
-                _inherited.append(self._engine)  # closing it here would end the parent's connections
+                # Closing them here would end the parent's connections.
+                _inherited.extend((self._engine, self._kept))
+                self._kept = deque()
             try:
                 self._engine = create_engine(self.url, self.dialect)
             except exc.NoSuchModuleError:
@@ -92,13 +100,20 @@ class Database:
         return self._engine
 
     def dispose(self) -> None:
-        """Close every pooled connection of this process."""
+        """Close every connection of this process that nobody uses."""
         if self._engine is not None and self._pid == os.getpid():
+            while self._kept:
+                with suppress(IndexError, exc.SQLAlchemyError):
+                    self._kept.pop().close()
             self._engine.dispose()
 
     @contextmanager
     def connection(self, *, autocommit: bool = False, read_only: bool = False) -> Iterator[sa.Connection]:
         """Lend a connection: in a transaction, or committing each statement by itself."""
+        if self.dialect is POSTGRESQL and (autocommit or read_only):
+            with self._autocommitting() as connection:
+                yield connection
+            return
         options: dict[str, Any] = {}
         if read_only:
             options[READ_ONLY] = True
@@ -110,6 +125,33 @@ class Database:
                 yield connection
             if failpoints.armed():
                 injecting.committed(connection)
+
+    @contextmanager
+    def _autocommitting(self) -> Iterator[sa.Connection]:
+        """Lend a connection that stays as it is afterwards: checking one out and in costs as much as a statement."""
+        engine = self.engine  # first: after a fork nothing is kept
+        try:
+            connection = self._kept.pop()
+        except IndexError:
+            options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"}
+            if engine.dialect.driver == "psycopg":
+                options[DIRECT] = True
+            connection = engine.execution_options(**options).connect()
+        kept = False
+        try:
+            yield connection
+            if connection.in_transaction():
+                connection.commit()
+            else:
+                connection.dispatch.commit(connection)
+            if failpoints.armed():
+                injecting.committed(connection)
+            kept = len(self._kept) < KEPT and not connection.closed and not connection.invalidated
+        finally:
+            if kept:
+                self._kept.append(connection)
+            else:
+                connection.close()
 
     def run(
         self,
@@ -151,6 +193,8 @@ class Database:
                 raise self.unavailable(error, task_id, reached=False) from error
             except exc.DBAPIError as error:
                 fault = self.fault(error)
+                if fault == "lost":
+                    self.dispose()  # those at hand have died with it
                 self._refuse(fault, error, impatient=impatient)
                 if tries >= TRIES.get(fault or "", 1):
                     raise self.unavailable(error, task_id, reached=reached) from error

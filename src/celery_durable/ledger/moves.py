@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from celery_durable.ledger.prepared import fixed, given
 from celery_durable.states import SLEPT, TRIES, After, At, Move, allowed
 
 if TYPE_CHECKING:
@@ -54,6 +55,39 @@ class Writer:
         if isinstance(value, After):
             return self.dialect.clock_sql + micros(value.seconds) if value.seconds else self.dialect.clock_sql
         return value.micros if isinstance(value, At) else value
+
+    def fixed(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn a decision that is always the same into constants of a statement; expressions stay as they are."""
+        return {k: v if isinstance(v, sa.ColumnElement) else self._fixed(k, v) for k, v in changes.items()}
+
+    def _fixed(self, name: str, value: Any) -> sa.ColumnElement[Any]:
+        if isinstance(value, After):
+            return self.dialect.clock_sql + fixed(micros(value.seconds), sa.BigInteger)
+        return fixed(value, self.t.task.c[name].type)
+
+    def parted(self, changes: Mapping[str, Any]) -> tuple[tuple[tuple[str, str], ...], dict[str, Any]]:
+        """Part the values of a new row into the form that a statement can be made for, and its parameters.
+
+        What is NULL is left out.
+        """
+        form: list[tuple[str, str]] = []
+        parameters: dict[str, Any] = {}
+        for name, value in changes.items():
+            if value is None:
+                continue
+            if isinstance(value, After):
+                form.append((name, "after"))
+                parameters["v_" + name] = micros(value.seconds)
+            else:
+                form.append((name, "given"))
+                parameters["v_" + name] = value.micros if isinstance(value, At) else value
+        return tuple(form), parameters
+
+    def formed(self, form: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+        """Return the expressions of such a form."""
+        columns = self.t.task.c
+        binds = {name: given(name, columns[name].type) for name, _ in form}
+        return {name: self.dialect.clock_sql + binds[name] if how == "after" else binds[name] for name, how in form}
 
     def lock(
         self, connection: sa.Connection, *where: sa.ColumnElement[bool], columns: Sequence[Any] = (), limit: int = 0,
@@ -161,14 +195,14 @@ class Writer:
 
     def logged(self, moved: sa.CTE, **event: Any) -> sa.CTE:
         """Write the history rows of a data-modifying CTE within the same statement (PostgreSQL)."""
-        given = {"task_row": moved.c.id, "at": self.dialect.clock_sql, **event}
+        told = {"task_row": moved.c.id, "at": self.dialect.clock_sql, **event}
         columns = self.t.event.c
         picked = [
             value if isinstance(value, sa.ColumnElement) else sa.literal(value, columns[name].type)
-            for name, value in given.items()
+            for name, value in told.items()
         ]
-        rows = sa.select(*(p.label(n) for n, p in zip(given, picked, strict=True))).select_from(moved)
-        return sa.insert(self.t.event).from_select(list(given), rows).returning(columns.id).cte("logged")
+        rows = sa.select(*(p.label(n) for n, p in zip(told, picked, strict=True))).select_from(moved)
+        return sa.insert(self.t.event).from_select(list(told), rows).returning(columns.id).cte("logged")
 
 
 def queue_of(envelope: Any) -> str:

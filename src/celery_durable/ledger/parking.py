@@ -84,7 +84,7 @@ class Parking(Submitting, Registry):
         return [outcomes.get(id(p), PARKED) for p in parcels]
 
     def _take_new(self, connection: sa.Connection, parcels: Sequence[Parcel], actor: str) -> None:
-        t, values = self.t.task, [self._parked(p) for p in parcels]
+        t, values = self.t.task, [self.writer.values(self._parked(p)) for p in parcels]
         clock = {k: v for k, v in values[0].items() if isinstance(v, sa.ColumnElement)}
         plain = [{k: v for k, v in row.items() if k not in clock} for row in values]
         connection.execute(sa.insert(t).values(clock), plain)
@@ -148,7 +148,7 @@ class Parking(Submitting, Registry):
         else:
             columns = states.into_terminal(states.DEAD, owed=None, failure_kind=parcel.failure.kind)
         never = {"rings": 0, "publish_count": 0, "published_at": None}
-        return self._values(parcel.submission) | self.writer.values(columns | never)
+        return self._values(parcel.submission) | columns | never
 
     def hand_over(self, task_id: str, envelope_no: int, *, actor: str) -> bool:
         """End a queued row whose task Celery runs without us; False when its message must not run.

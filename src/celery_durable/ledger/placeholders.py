@@ -44,7 +44,7 @@ class Placeholders(Room):
                 self._seen(connection, row, states.CANCELLED, actor)
             connection.execute(update.values(changes))
             return None
-        connection.execute(update.values(values | {"observed": 0, "claims": 0, "started_at": None}))
+        connection.execute(update.values(self.writer.values(values) | {"observed": 0, "claims": 0, "started_at": None}))
         self._seen(connection, row, str(values["state"]), actor)
         return int(row.id)
 

@@ -101,7 +101,7 @@ class Sightings(Submitting):
             "submitted_at": states.After(), "submitted_by": seen.submitted_by, "observed": 1,
             "claims": 0 if seen.state == states.QUEUED else 1,
         }  # fmt: skip
-        return self.writer.values(values | _columns(seen))
+        return values | _columns(seen)
 
 
 def _attempt(seen: Any) -> int:

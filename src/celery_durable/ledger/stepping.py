@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -13,10 +14,11 @@ from sqlalchemy.dialects import postgresql
 
 from celery_durable import states
 from celery_durable.errors import LeaseLost
-from celery_durable.ledger.claiming import Claims
+from celery_durable.ledger.claiming import Claims, proof_of
 from celery_durable.ledger.database import TRIES
 from celery_durable.ledger.enclosing import lent, session_class
 from celery_durable.ledger.moves import micros
+from celery_durable.ledger.prepared import Prepared, fixed, given
 from celery_durable.steps import Content, Memory, Step
 
 if TYPE_CHECKING:
@@ -159,7 +161,8 @@ class Stepping(Claims):
         c, s = self.t.task.c, self.t.step.c
 
         def work(connection: sa.Connection) -> tuple[bool, Any]:
-            live = self.writer.lock(connection, *self._proof(claim), columns=(c.id,))
+            query = sa.select(c.id).where(*self._proof()).with_for_update()
+            live = connection.execute(query, proof_of(claim)).all()
             query = sa.select(s.result, s.result_type).where(
                 s.task_row == claim.row_id, s.kind == states.STEP, s.name == name, s.claim == claim.claims
             )
@@ -188,15 +191,15 @@ class Stepping(Claims):
         step = self.t.step
 
         def at_once(connection: sa.Connection) -> bool:
-            live = self._touched(claim, progress=progress).returning(self.t.task.c.id).cte("live")
+            live = self._touched(progress=progress).returning(self.t.task.c.id).cte("live")
             there = {"task_row": live.c.id} | {k: v for k, v in key.items() if k != "task_row"} | said
             source = sa.select(*_columns(step, there)).select_from(live)
             put = postgresql.insert(step).from_select(list(there), source)
             over = put.on_conflict_do_update(index_elements=list(key), set_={n: put.excluded[n] for n in said})
-            return connection.execute(over.returning(step.c.claim)).first() is not None
+            return connection.execute(over.returning(step.c.claim), proof_of(claim)).first() is not None
 
         def locked(connection: sa.Connection) -> bool:
-            if connection.execute(self._touched(claim, progress=progress)).rowcount == 0:
+            if connection.execute(self._touched(progress=progress), proof_of(claim)).rowcount == 0:
                 return False
             changed = sa.update(step).where(*(step.c[n] == v for n, v in key.items()))
             if connection.execute(changed.values(said)).rowcount == 0:
@@ -211,28 +214,40 @@ class Stepping(Claims):
 
     def _insert_step(self, connection: sa.Connection, claim: Claim, name: str, result: Content, seconds: float) -> bool:
         """Insert the row of a step and touch the task's, if the claim is live; False if it is not."""
-        step, clock = self.t.step, self.dialect.clock_sql
-        row = {
-            "task_row": claim.row_id, "kind": states.STEP, "name": name, "claim": claim.claims, "result": result.data,
-            "result_type": result.type, "started_at": clock - micros(seconds), "finished_at": clock,
+        told = {
+            "v_name": name, "v_content": result.data, "v_type": result.type, "v_took": micros(seconds),
+            **proof_of(claim),
         }  # fmt: skip
-        touched = self._touched(claim, progress=True)
         if self.dialect.one_statement:
-            live = touched.returning(self.t.task.c.id).cte("live")
-            row["task_row"] = live.c.id
-            source = sa.select(*_columns(step, row)).select_from(live)
-            insert = sa.insert(step).from_select(list(row), source).returning(step.c.claim)
-            return connection.execute(insert).first() is not None
-        if connection.execute(touched).rowcount == 0:
+            return bool(self._step_at_once.rows(connection, told))
+        if connection.execute(self._touched(progress=True), proof_of(claim)).rowcount == 0:
             return False
-        connection.execute(sa.insert(step).values(row))
+        connection.execute(sa.insert(self.t.step).values(self._step_row), told)
         return True
 
-    def _touched(self, claim: Claim, *, progress: bool) -> sa.Update:
-        """Lock the row of a live claim, and note that it has come further."""
+    @cached_property
+    def _step_row(self) -> dict[str, sa.ColumnElement[Any]]:
+        s, clock = self.t.step.c, self.dialect.clock_sql
+        return {
+            "task_row": given("row", s.task_row.type), "kind": fixed(states.STEP, s.kind.type),
+            "name": given("name", s.name.type), "claim": given("claims", s.claim.type),
+            "result": given("content", s.result.type), "result_type": given("type", s.result_type.type),
+            "started_at": clock - given("took", s.started_at.type), "finished_at": clock,
+        }  # fmt: skip
+
+    @cached_property
+    def _step_at_once(self) -> Prepared:
+        step = self.t.step
+        live = self._touched(progress=True).returning(self.t.task.c.id).cte("live")
+        row = self._step_row | {"task_row": live.c.id}
+        source = sa.select(*_columns(step, row)).select_from(live)
+        return Prepared(sa.insert(step).from_select(list(row), source).returning(step.c.claim))
+
+    def _touched(self, *, progress: bool) -> sa.Update:
+        """Lock the row of a live claim, and note that it has come further; ``proof_of`` has the parameters."""
         c = self.t.task.c
-        values = states.PROGRESS if progress else {"claims": c.claims}
-        return sa.update(self.t.task).where(*self._proof(claim)).values(values)
+        values = self.writer.fixed(states.PROGRESS) if progress else {"claims": c.claims}
+        return sa.update(self.t.task).where(*self._proof()).values(values)
 
     def _try_again(self, error: Exception, tries: int, *, at_work: bool) -> None:
         """Return if a transaction that was rolled back may be tried again, else raise what went wrong."""

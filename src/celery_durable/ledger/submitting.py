@@ -15,6 +15,7 @@ from celery_durable.ledger.database import Busy
 from celery_durable.ledger.dialects import hasty
 from celery_durable.ledger.moves import Entry, micros, queue_of
 from celery_durable.ledger.placeholders import gives_way
+from celery_durable.ledger.prepared import Prepared, fixed, given
 from celery_durable.ledger.replacing import Replacing, Submitted
 
 if TYPE_CHECKING:
@@ -83,9 +84,7 @@ class Submitting(Replacing):
 
     def park(self, sub: Submission, failure: Failure, *, actor: str) -> int | None:
         """Keep a message that must not run as a dead row; None when its id or key is known already."""
-        values = self._values(sub) | self.writer.values(
-            states.into_terminal(states.DEAD, owed=None, failure_kind=failure.kind)
-        )
+        values = self._values(sub) | states.into_terminal(states.DEAD, owed=None, failure_kind=failure.kind)
 
         def work(connection: sa.Connection) -> int | None:
             row_id = self._insert(connection, values, "park", actor, failure.message)
@@ -108,7 +107,7 @@ class Submitting(Replacing):
         )
 
     def _values(self, sub: Submission, *, now: int | None = None) -> dict[str, Any]:
-        """Return the columns of a new row, times as SQL expressions, or as numbers where ``now`` is the time."""
+        """Return the columns of a new row, times as a decision says them, or as numbers where ``now`` is the time."""
         values = {
             "task_id": sub.task_id, "task": sub.task, "key_digest": keys.digest(sub.task, sub.key),
             "idempotency_key": sub.key, "queue": queue_of(sub.envelope), "priority": sub.priority,
@@ -124,7 +123,7 @@ class Submitting(Replacing):
         if now is not None:
             then = {k: now + micros(v.seconds) for k, v in values.items() if isinstance(v, states.After)}
             values |= then
-        return self.writer.values(values)
+        return values
 
     def _rung(self, before: int) -> dict[str, Any]:
         """Columns of a row that its submitter rings at once; the sweep does should that not be enough.
@@ -142,35 +141,43 @@ class Submitting(Replacing):
         self, connection: sa.Connection, values: dict[str, Any], verb: str, actor: str, reason: str = ""
     ) -> int | None:
         """Insert a row and its history row; None when its task id or key is there already."""
-        task = self.t.task
         target = str(values["state"])
         if self.dialect.one_statement:
-            # In the statement itself: SET LOCAL would be a round trip.
-            values = values | {"envelope_no": sa.case((hasty() == "", 1), else_=1)}
-            new = postgresql.insert(task).values(values).on_conflict_do_nothing().returning(task.c.id).cte("new")
-            logged = self.writer.logged(
-                new, verb=verb, from_state=None, to_state=target, claim=0, actor=actor[:255], reason=reason
-            )
-            found: int | None = connection.execute(sa.select(new.c.id).add_cte(logged)).scalar()
-            return found
+            form, told = self.writer.parted({k: v for k, v in values.items() if k != "envelope_no"})
+            told |= {"v_verb": verb, "v_target": target, "v_actor": actor[:255], "v_reason": reason}
+            found = self._statement(("insert", form), lambda: self._insert_at_once(form)).first(connection, told)
+            return None if found is None else int(found.id)
         row_id = self._insert_row(connection, values)
         if row_id is not None:
             self.writer.note(connection, row_id, Entry(verb, None, target, 0, actor, reason))
         return row_id
 
+    def _insert_at_once(self, form: tuple[tuple[str, str], ...]) -> Prepared:
+        task, event = self.t.task, self.t.event.c
+        # In the statement itself: SET LOCAL would be a round trip.
+        values = self.writer.formed(form) | {"envelope_no": sa.case((hasty() == "", 1), else_=1)}
+        new = postgresql.insert(task).values(values).on_conflict_do_nothing().returning(task.c.id).cte("new")
+        logged = self.writer.logged(
+            new, verb=given("verb", event.verb.type), from_state=None, to_state=given("target", event.to_state.type),
+            claim=fixed(0), actor=given("actor", event.actor.type), reason=given("reason", event.reason.type),
+        )  # fmt: skip
+        return Prepared(sa.select(new.c.id).add_cte(logged))
+
     def _insert_row(self, connection: sa.Connection, values: dict[str, Any]) -> int | None:
         task = self.t.task
+        form, told = self.writer.parted(values)
         if self.dialect.name == "sqlite":
-            statement = sqlite.insert(task).values(values).on_conflict_do_nothing().returning(task.c.id)
-            row_id: int | None = connection.execute(statement).scalar()
+
+            def build() -> sa.Insert:
+                insert = sqlite.insert(task).values(self.writer.formed(form))
+                return insert.on_conflict_do_nothing().returning(task.c.id)
+
+            row_id: int | None = connection.execute(self._statement(("insert", form), build), told).scalar()
             return row_id
-        if self.dialect.name == "postgresql":
-            insert = postgresql.insert(task).values(values).on_conflict_do_nothing().returning(task.c.id)
-            found: int | None = connection.execute(insert).scalar()
-            return found
         try:
             # No savepoint: InnoDB takes back the statement alone, and a deadlock would take the savepoint with it.
-            result = connection.execute(sa.insert(task).values(values))
+            insert = self._statement(("insert", form), lambda: sa.insert(task).values(self.writer.formed(form)))
+            result = connection.execute(insert, told)
         except exc.IntegrityError as error:
             if error.orig is not None and error.orig.args[0] == _MYSQL_DUPLICATE:
                 return None
@@ -273,16 +280,9 @@ class Submitting(Replacing):
         """
         wake = states.After(0 if first.state in states.TERMINAL else states.FOLLOW_INTERVAL)
         waiting = states.into_waiting(states.DUPLICATE, f"{first.task_id} holds the same key", wake)
-        values = self._values(sub) | self.writer.values(
-            waiting
-            | {
-                "key_digest": None,
-                "duplicate_of": first.id,
-                "rings": 0,
-                "publish_count": 0,
-                "published_at": None,
-            }
-        )
+        values = self._values(sub) | waiting | {
+            "key_digest": None, "duplicate_of": first.id, "rings": 0, "publish_count": 0, "published_at": None,
+        }  # fmt: skip
         row_id = self._insert(connection, values, verb, actor, f"alias of {first.task_id}")
         if row_id is None:  # this very submission came twice at once: look again, its row is there now
             return None
