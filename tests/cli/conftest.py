@@ -1,10 +1,7 @@
-"""An app with an empty SQLite ledger, and a process that runs its command again and again."""
+"""An app with an empty SQLite ledger."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,20 +11,12 @@ from celery_durable.settings import Settings
 from tests.cli.kit import Shop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(scope="session")
-def zygote() -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(Path(__file__).with_name("zygote.py"))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield process
-        process.stdin.close()
+    from pathlib import Path
 
 
 @pytest.fixture
-def shop(tmp_path: Path, zygote: subprocess.Popen[str]) -> Shop:
-    return Shop(tmp_path, zygote)
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_durable.ledger.registry import Presence
+from tests.forked import Forked
 from tests.ledger import kit
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ class Answer:
 class Shop:
     """An app in a folder of its own."""
 
-    def __init__(self, folder: Path, zygote: subprocess.Popen[str]) -> None:
-        self.zygote = zygote
+    def __init__(self, folder: Path) -> None:
         self.folder, self.url = folder, f"sqlite:///{folder / 'ledger.db'}"
         self.write()
         (folder / "orders.py").write_text(TASKS)
@@ -78,9 +78,11 @@ class Shop:
     def celery(self, *words: str, env: dict[str, str] | None = None) -> Answer:
         """`python -m celery ...` in a process forked from one that has imported the libraries."""
         out, err = self.folder / "stdout", self.folder / "stderr"
-        request = {"words": words, "folder": str(self.folder), "environment": self.environment | (env or {})}
-        print(json.dumps(request | {"out": str(out), "err": str(err)}), file=self.zygote.stdin, flush=True)
-        return self._answer(int(self.zygote.stdout.readline()), out.read_text(), err.read_text())
+        for file in (out, err):
+            file.write_text("")
+        environment = self.environment | (env or {})
+        code = Forked(words, folder=self.folder, env=environment, out=out, err=err).wait()
+        return self._answer(code, out.read_text(), err.read_text())
 
     def celery_afresh(self, *words: str) -> Answer:
         """The same in a new interpreter, which is slow."""

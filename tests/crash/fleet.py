@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from tests.forked import Forked
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Worker:
     """One worker, the leader of its own process group; it is not reaped before `Fleet.stop`."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: Forked | subprocess.Popen[bytes]
     log: Path
     struck: bool = False
 
@@ -40,6 +41,8 @@ class Worker:
         """Looks without reaping: until then nobody else is given its number."""
         if self.process.returncode is not None:
             return False
+        if isinstance(self.process, Forked):
+            return not self.process.ended
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
     @property
@@ -118,12 +121,22 @@ class Fleet:
     def start(self, *options: str, pool: str = "prefork", concurrency: int = 2, wait: bool = True) -> Worker:
         name = f"w{len(self.workers) + 1}"
         log = self._folder / f"{name}.log"
-        command = [sys.executable, "-m", "celery", "-A", "tests.crash.app", "worker", "-n", f"{name}@crash"]
-        command += ["-P", pool, "-c", str(concurrency), "--loglevel=info", *options]
-        command += ["--without-mingle", "--without-gossip"]  # meeting the neighbours costs a second
+        words = ["-A", "tests.crash.app", "worker", "-n", f"{name}@crash"]
+        words += ["-P", pool, "-c", str(concurrency), "--loglevel=info", *options]
+        words += ["--without-mingle", "--without-gossip"]  # meeting the neighbours costs a second
+        # gevent has to patch what others import before they do.
+        process = self._afresh(words, log) if pool == "gevent" else self._forked(words, log)
+        worker = Worker(name, process, log)
+        self.workers.append(worker)
+        return worker.await_ready() if wait else worker
+
+    def _forked(self, words: list[str], log: Path) -> Forked:
+        return Forked(words, folder=ROOT, env=self._env, out=log, err=log, session=True)
+
+    def _afresh(self, words: list[str], log: Path) -> subprocess.Popen[bytes]:
         with log.open("wb") as out:
-            process = subprocess.Popen(
-                command,
+            return subprocess.Popen(
+                [sys.executable, "-m", "celery", *words],
                 cwd=ROOT,
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -131,9 +144,6 @@ class Fleet:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        worker = Worker(name, process, log)
-        self.workers.append(worker)
-        return worker.await_ready() if wait else worker
 
     @property
     def running(self) -> list[Worker]:

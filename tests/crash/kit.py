@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import closing
 from itertools import pairwise
@@ -21,6 +19,7 @@ from celery_durable.wiring import plugin
 from tests.crash.fleet import PATIENCE, ROOT, Fleet, Worker
 from tests.crash.tasks import build
 from tests.crash.witness import STARTED, Sight, Witness
+from tests.forked import Forked
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -200,18 +199,11 @@ class Stage:
 
     def audit(self) -> None:
         """`celery durable verify` by its command; it says so by its exit code as well."""
-        command = [sys.executable, "-m", "celery", "-A", "tests.crash.app", "durable", "verify", "--json"]
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **self.env},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert done.returncode == 0, f"verify exits {done.returncode}:\n{done.stdout}{done.stderr}"
-        assert json.loads(done.stdout) == {"ok": True, "violations": []}
+        words = ["-A", "tests.crash.app", "durable", "verify", "--json"]
+        out, err = self.folder / "verify.json", self.folder / "verify.err"
+        code = Forked(words, folder=ROOT, env={**os.environ, **self.env}, out=out, err=err).wait(PATIENCE)
+        assert code == 0, f"verify exits {code}:\n{out.read_text()}{err.read_text()}"
+        assert json.loads(out.read_text()) == {"ok": True, "violations": []}
 
     def check_history(self, task_ids: Iterable[str]) -> None:
         """Each row ended once, with one history that has no gap and a claim for each number."""

@@ -62,6 +62,21 @@ def migrated(make_database: Callable[[str], str]) -> Iterator[Callable[[str], Le
         ledger.db.dispose()
 
 
+@pytest.fixture
+def fresh(make_database: Callable[[str], str]) -> Iterator[Callable[[str], Ledger]]:
+    """A ledger in which no other test has left dead rows: a database counts those as it reads."""
+    ledgers: list[Ledger] = []
+
+    def ledger_of(dialect: str) -> Ledger:
+        ledgers.append(opened(make_database(dialect)))
+        ledgers[-1].migrate()
+        return ledgers[-1]
+
+    yield ledger_of
+    for ledger in ledgers:
+        ledger.db.dispose()
+
+
 @pytest.fixture(scope="session")
 def stocked(make_database: Callable[[str], str]) -> Iterator[Callable[[str, int], Ledger]]:
     """The session's ledger of a dialect with so many finished rows, and some live ones that are not due."""

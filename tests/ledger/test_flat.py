@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import DIALECTS
-from tests.ledger.kit import empty
 from tests.ledger.stock import ACTS, SLACK, crowd, fill, work
 
 FEW = 1_000
@@ -21,18 +20,16 @@ def test_the_work_of_every_verb_is_the_same_beside_many_finished_rows(stocked, d
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_nor_does_it_follow_the_live_rows_that_are_not_due(stocked, migrated, dialect):
-    few, lots = stocked(dialect, FEW), migrated(dialect)
-    empty(lots)
+def test_nor_does_it_follow_the_live_rows_that_are_not_due(stocked, fresh, dialect):
+    few, lots = stocked(dialect, FEW), fresh(dialect)
     fill(lots, FEW, live=160)
 
     assert not steep(few, lots, ("glance", "expire_deadlines", "claim"))
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_nor_does_an_idle_look_follow_the_rows_that_wait(stocked, migrated, dialect):
-    few, lots = stocked(dialect, FEW), migrated(dialect)
-    empty(lots)
+def test_nor_does_an_idle_look_follow_the_rows_that_wait(stocked, fresh, dialect):
+    few, lots = stocked(dialect, FEW), fresh(dialect)
     fill(lots, FEW)
     crowd(lots, 3_000)
 
