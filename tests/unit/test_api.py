@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -195,3 +197,34 @@ def test_times():
 def test_an_unknown_ref_is_an_error(view, call):
     with pytest.raises(NoSuchTask):
         getattr(view, call)("nope", "x")
+
+
+_WITHOUT_EXTRAS = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"redis", "psycopg", "pymysql", "django", "gevent"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import celery_durable, celery_durable.cli, celery_durable.results, celery_durable.worker.steps
+from celery import Celery
+
+app = Celery("shop", broker="memory://", task_cls="celery_durable:DurableTask")
+app.conf.durable_ledger_url = "sqlite:///" + sys.argv[1]
+
+@app.task
+def work():
+    pass
+
+work.delay()
+"""
+
+
+def test_what_no_extra_was_asked_for_is_not_needed(tmp_path):
+    """As `pip install celery-durable` leaves it: no driver but SQLite's."""
+    command = [sys.executable, "-c", _WITHOUT_EXTRAS, str(tmp_path / "ledger.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
