@@ -49,6 +49,8 @@ class Attempt:
         self.delivery, self.claim = delivery, claim
         self.task_id = claim.task_id
         self.entered = self.inside = False
+        #: Whether somebody may listen for results.
+        self.heard = True
         self._side, self._task, self._note = delivery.side, delivery.task, delivery.note
         self._lease, self._guard = lease, guard
         self._settled: str | None = None
@@ -284,12 +286,14 @@ class Attempt:
         except EncodeError as exc:
             self._settle(self._outcomes.permanent(exc, "its result cannot be stored"))
             raise
-        self._write(
-            lambda: self._side.ledger.succeed(
-                self.claim, content, content_type, owes=self._owes, actor=self._note.worker,
-                continuation_grace=self._side.settings.republish_after,
+        grace = self._side.settings.republish_after
+
+        def write() -> None:
+            self.heard = self._side.ledger.succeed(
+                self.claim, content, content_type, owes=self._owes, actor=self._note.worker, continuation_grace=grace
             )
-        )  # fmt: skip
+
+        self._write(write)
         self._settled = states.SUCCEEDED
         return result
 

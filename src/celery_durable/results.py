@@ -65,8 +65,10 @@ class DurableBackend(BaseBackend):
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **_: Any
     ) -> Any:
         """Store what has no row; of what has one, tell at most that it is over."""
-        if state in DERIVED and runs.at(task_id) is not None:
-            self._hint(task_id, state)
+        run = runs.at(task_id)
+        if state in DERIVED and run is not None:
+            if run.heard:
+                self._hint(task_id, state)
             return result
         meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
         rowless = state in DERIVED and self._durable(request)

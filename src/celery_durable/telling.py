@@ -26,7 +26,7 @@ class Telling:
         """Bind to the row as it stands."""
         self.delivery, self._row = delivery, row
         self.entered = False
-        self.over, self.succeeded = True, row.state == states.SUCCEEDED
+        self.over, self.succeeded, self.heard = True, row.state == states.SUCCEEDED, True
         self.follower = Follower(row.task_id, row.claims)
 
     def execute(self, _args: Any, _kwargs: Any) -> Any:

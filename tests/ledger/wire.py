@@ -23,10 +23,10 @@ _WRITES = ("INSERT", "UPDATE", "DELETE")
 
 
 class Wire:
-    """Counts replies to commits, and loses the ones it is told to."""
+    """Counts replies to commits (and on PostgreSQL all replies), and loses the ones it is told to."""
 
     def __init__(self) -> None:
-        self.commits = 0
+        self.commits = self.replies = 0
         self.down = False
         self._lost, self._for_good = 0, False
         self._guard = threading.Lock()
@@ -110,6 +110,7 @@ class _Postgres:
 
     def answered(self, data: bytes) -> bool:
         self._tail = (self._tail + data)[-len(_PG_IDLE) :]
+        self.wire.replies += self._tail.startswith(_PG_IDLE[:-1])
         return not (self.wire.down or (self._tail == _PG_IDLE and self.wire.loses_next()))
 
 

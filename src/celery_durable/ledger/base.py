@@ -37,6 +37,11 @@ class Room:
             found = self._statements[form] = build()
         return found
 
+    @property
+    def channel(self) -> str:
+        """The channel on which PostgreSQL tells that a result is there; "" where the database has none."""
+        return f"{self.t.prefix}result" if self.dialect.name == "postgresql" else ""
+
     def in_state(self, state: str) -> sa.ColumnElement[bool]:
         """Compare ``state`` with a literal: a bound value could not be matched with a partial index."""
         return self.t.task.c.state == sa.literal_column(f"'{state}'")

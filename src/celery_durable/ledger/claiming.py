@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from celery_durable import states
 from celery_durable.errors import LeaseLost
+from celery_durable.ledger.listening import lock_of
 from celery_durable.ledger.moves import Entry, micros
 from celery_durable.ledger.placeholders import gives_way
 from celery_durable.ledger.prepared import Prepared, fixed, given
@@ -163,8 +164,8 @@ class Claims(Waiting):
     def succeed(
         self, claim: Claim, result: bytes | None, result_type: str | None, *, owes: bool, actor: str,
         continuation_grace: float,
-    ) -> None:  # fmt: skip
-        """Store the result: one statement on PostgreSQL.
+    ) -> bool:  # fmt: skip
+        """Store the result: one statement on PostgreSQL. Returns whether somebody may listen for results.
 
         ``owes`` says that somebody has yet to be told; should the teller die, a sweep rings the
         row ``continuation_grace`` seconds later.
@@ -175,11 +176,11 @@ class Claims(Waiting):
         """
         told = {"v_result": result, "v_result_type": result_type, **proof_of(claim)}
 
-        def at_once(connection: sa.Connection) -> int | None:
+        def at_once(connection: sa.Connection) -> tuple[int, bool] | None:
             row = self._succeed_at_once(owes, continuation_grace).first(connection, {**told, "v_actor": actor[:255]})
-            return None if row is None else int(row.aliases)
+            return None if row is None else (int(row.aliases), not row.unheard)
 
-        def locked(connection: sa.Connection) -> int | None:
+        def locked(connection: sa.Connection) -> tuple[int, bool] | None:
             row = connection.execute(self._live, proof_of(claim)).first()
             if row is None:
                 return None
@@ -187,17 +188,20 @@ class Claims(Waiting):
             self.writer.note(
                 connection, row.id, Entry("succeed", states.RUNNING, states.SUCCEEDED, claim.claims, actor)
             )
-            return int(row.aliases)
+            return int(row.aliases), True
 
-        aliases = self.db.run(
+        done = self.db.run(
             at_once if self.dialect.one_statement else locked,
             autocommit=self.dialect.one_statement,
             task_id=claim.task_id,
         )
-        if aliases is None:
+        if done is None:
             self._own_or_fenced(claim, "succeed", actor)
-        elif aliases:
+            return True
+        aliases, heard = done
+        if aliases:
             self.wake_aliases(claim.row_id)
+        return heard
 
     def _success(self, grace: float, *, owes: bool) -> dict[str, Any]:
         owed = given("token", sa.String)
@@ -215,7 +219,9 @@ class Claims(Waiting):
                 moved, verb=fixed("succeed"), from_state=fixed(states.RUNNING), to_state=fixed(states.SUCCEEDED),
                 claim=given("claims", sa.Integer), actor=given("actor", sa.String), reason=fixed(""),
             )  # fmt: skip
-            return Prepared(sa.select(moved.c.aliases).add_cte(logged))
+            # Whoever listens shares this lock; two that settle at once may take each other for one, which costs a hint.
+            unheard = sa.func.pg_try_advisory_xact_lock(fixed(lock_of(self.channel), sa.BigInteger)).label("unheard")
+            return Prepared(sa.select(moved.c.aliases, unheard).add_cte(logged))
 
         return self._statement(("succeed", owes, grace), build)
 

@@ -6,6 +6,7 @@ import inspect
 import os
 import threading
 import time
+import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,11 @@ MAX_EARS = 8
 WORTHWHILE = 0.02
 
 _inherited: list[Any] = []
+
+
+def lock_of(channel: str) -> int:
+    """Return the number of the advisory lock that is shared by whoever waits for a hint: nobody else need be told."""
+    return zlib.crc32(channel.encode())
 
 
 class Ears:
@@ -70,8 +76,18 @@ class Ears:
                 self._give_back(ear, broken=broken)
 
     def _borrow(self) -> Any:
-        if not self._channel:
+        """Return a connection that listens, and is known to; None when there is none to be had."""
+        ear = self._taken() if self._channel else None
+        if ear is None:
             return None
+        try:
+            ear.driver_connection.execute(f"SELECT pg_advisory_lock_shared({lock_of(self._channel)})")
+        except Exception:  # noqa: BLE001 - look more often instead
+            self._give_back(ear, broken=True)
+            return None
+        return ear
+
+    def _taken(self) -> Any:
         with self._lock:
             if self._pid != os.getpid():
                 _inherited.extend(self._idle)  # closing them would speak on the parent's sockets
@@ -106,6 +122,11 @@ class Ears:
         return lent
 
     def _give_back(self, ear: Any, *, broken: bool) -> None:
+        if not broken and self._pid == os.getpid():
+            try:
+                ear.driver_connection.execute(f"SELECT pg_advisory_unlock_shared({lock_of(self._channel)})")
+            except Exception:  # noqa: BLE001 - the lock ends with the connection
+                broken = True
         with self._lock:
             if self._pid != os.getpid():
                 _inherited.append(ear)

@@ -178,11 +178,6 @@ class Results(Room):
 
     # Hints ----------------------------------------------------------------------------------------------
 
-    @property
-    def channel(self) -> str:
-        """The channel on which PostgreSQL tells that a result is there; "" where the database has none."""
-        return f"{self.t.prefix}result" if self.dialect.name == "postgresql" else ""
-
     def hint(self, task_id: str) -> None:
         """Tell who listens that a result is there; outside the settle, and worth nothing but time (PROTOCOL 26)."""
         if self.channel:
