@@ -236,3 +236,21 @@ def test_a_second_migration_waits_for_the_first(fresh):
         assert migrating.revision(fresh.db, fresh.t) is None
 
     assert second.answer() == (None, migrating.HEAD)
+
+
+def test_who_comes_after_a_migration_sees_its_version(fresh):
+    """MariaDB: the lock is let go of before the transaction ends, in which the version was written."""
+    if fresh.dialect.name != "mysql":
+        pytest.skip("elsewhere the lock ends with the transaction")
+    seen = []
+    other = opened(fresh.db.url.render_as_string(hide_password=False))
+
+    def look(_connection, _cursor, statement, *_):
+        if "release_lock" in statement.lower():
+            seen.append(migrating.revision(other.db, other.t))
+
+    sa.event.listen(fresh.db.engine, "before_cursor_execute", look)
+    fresh.migrate()
+    other.db.dispose()
+
+    assert seen == [migrating.HEAD]

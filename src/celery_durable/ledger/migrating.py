@@ -116,6 +116,7 @@ def _alone(connection: sa.Connection, database: Database) -> Iterator[None]:
         )
     try:
         yield
+        connection.exec_driver_sql("COMMIT")  # the version is a row, and whoever comes next has to see it
     finally:
         connection.execute(sa.select(sa.func.release_lock(name)))
 
