@@ -32,10 +32,12 @@ from typing import TYPE_CHECKING
 from celery_durable.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 VARIABLE, ONCE = "DURABLE_FAILPOINTS", "DURABLE_FAILPOINTS_ONCE"
 PUBLISH, ACKNOWLEDGE = "publish", "acknowledge"
+#: Told to a watcher only, with the step's name: the function of a step, and of a transactional one.
+STEP, TRANSACTION = "step", "transaction"
 _SPEC = re.compile(
     r"(?P<point>publish|acknowledge|[a-z_]+\.(?:statement|commit))=(?P<after>execute-then-)?(?P<action>die|raise|stop|sleep\((?P<seconds>[0-9.]+)\))(@(?P<nth>\d+))?"
 )
@@ -81,6 +83,17 @@ class Failpoint:
 
 
 _armed: dict[tuple[str, bool], list[Failpoint]] = {}
+_watcher: Callable[[str, bool, str], None] | None = None
+
+
+def watch(watcher: Callable[[str, bool, str], None]) -> None:
+    """Have a watcher told of every point that this process comes by: its name, whether after, and what it is about.
+
+    For the crash kit (``celery_durable.testing``), which strikes by itself. To be called before anything uses the
+    ledger in this process.
+    """
+    global _watcher  # noqa: PLW0603 - one per process, as what is armed
+    _watcher = watcher
 
 
 def points(verbs: Iterable[str]) -> list[str]:
@@ -107,7 +120,7 @@ def arm(text: str, folder: str | None = None) -> None:
 
 def armed() -> bool:
     """Say whether any point is armed in this process."""
-    return bool(_armed)
+    return bool(_armed) or _watcher is not None
 
 
 def check(verbs: Iterable[str]) -> None:
@@ -129,25 +142,27 @@ def _unknown(text: str) -> SettingsError:
     )
 
 
-def strike(point: str, *, after: bool = False) -> None:
-    """Come by a point: ``after`` what it stands before was executed, or just before.
+def strike(point: str, *, after: bool = False, about: str = "") -> None:
+    """Come by a point: ``after`` what it stands before was executed, or just before; ``about`` is for a watcher.
 
     Raises:
         Injected: that is what the point is armed with.
     """
     for failpoint in _armed.get((point, after), ()):
         failpoint.strike()
+    if _watcher is not None:
+        _watcher(point, after, about)
 
 
 @contextmanager
-def around(point: str) -> Iterator[None]:
+def around(point: str, about: str = "") -> Iterator[None]:
     """Come by a point before and after what the block does."""
-    if not _armed:
+    if not armed():
         yield
         return
-    strike(point)
+    strike(point, about=about)
     yield
-    strike(point, after=True)
+    strike(point, after=True, about=about)
 
 
 arm(os.environ.get(VARIABLE, ""), os.environ.get(ONCE) or None)

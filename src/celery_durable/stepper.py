@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.result import ResultBase
 
-from celery_durable import steps
+from celery_durable import failpoints, steps
 from celery_durable.contents import PLAIN, decoded, encoded
 from celery_durable.control import StepRetry
 from celery_durable.errors import DurableError, LeaseLost, LedgerError, LedgerUnavailable, StepError, StepResultError
@@ -92,7 +92,8 @@ class Stepper:
 
     def _done(self, name: str, call: Callable[..., Any]) -> Any:
         began = time.monotonic()
-        result = call()
+        with failpoints.around(failpoints.STEP, name):
+            result = call()
         seconds = time.monotonic() - began
         with self._ours():
             value, content = self._recordable(name, result)
@@ -106,7 +107,7 @@ class Stepper:
         def work(given: Any) -> Content:
             nonlocal value
             try:
-                with self._guard.open():
+                with self._guard.open(), failpoints.around(failpoints.TRANSACTION, name):
                     result = call(given)
             except Exception as exc:
                 self._raised = exc

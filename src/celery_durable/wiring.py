@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from celery_durable.worker.keeper import Keeper
 
-_ATTRIBUTE = "_durable_plugin"
+#: Where an app carries its side of the plugin.
+ATTRIBUTE = "_durable_plugin"
 _lock = threading.Lock()
 
 
@@ -89,10 +90,10 @@ def install(app: Celery) -> None:
 def plugin(app: Celery) -> Plugin:
     """Return the app's side of the plugin."""
     app = unwrapped(app)
-    found: Plugin | None = app.__dict__.get(_ATTRIBUTE)
+    found: Plugin | None = app.__dict__.get(ATTRIBUTE)
     if found is None:
         with _lock:
-            found = app.__dict__.setdefault(_ATTRIBUTE, Plugin(app))
+            found = app.__dict__.setdefault(ATTRIBUTE, Plugin(app))
     return found
 
 

@@ -51,21 +51,21 @@ def committed(connection: sa.Connection) -> None:
 
 def _before(connection: sa.Connection, _cursor: Any, statement: str, *_: Any) -> None:
     if not statement.startswith("BEGIN"):
-        _strike(connection, "statement")
+        _strike(connection, "statement", about=statement)
 
 
 def _after(connection: sa.Connection, cursor: Any, statement: str, *_: Any) -> None:
     if not statement.startswith("BEGIN"):
-        _strike(connection, "statement", after=True, cursor=cursor)
+        _strike(connection, "statement", after=True, cursor=cursor, about=statement)
 
 
 def _commit(connection: sa.Connection) -> None:
     _strike(connection, "commit")
 
 
-def _strike(connection: sa.Connection, place: str, *, after: bool = False, cursor: Any = None) -> None:
+def _strike(connection: sa.Connection, place: str, *, after: bool = False, cursor: Any = None, about: str = "") -> None:
     try:
-        failpoints.strike(f"{_verb.get()}.{place}", after=after)
+        failpoints.strike(f"{_verb.get()}.{place}", after=after, about=about)
     except failpoints.Injected as injected:
         # Cut for good: what was not committed is rolled back by the server, and the pool forgets the connection.
         if cursor is not None:
