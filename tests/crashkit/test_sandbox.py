@@ -69,10 +69,10 @@ def test_an_assertion_that_fails_says_why(durable, add_task):
     durable.assert_dead(result)
 
 
-def test_a_real_worker_runs_in_the_sandbox(durable, durable_worker, add_task):
+def test_a_real_worker_runs_in_the_sandbox(request, add_task):
     @add_task
     def charge(self, cents):
         return cents * 2
 
-    durable_worker.reload()
+    request.getfixturevalue("durable_worker")  # it starts with the tasks that are there
     assert charge.delay(21).get(timeout=30) == 42
