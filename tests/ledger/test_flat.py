@@ -40,11 +40,11 @@ def steep(few, lots, verbs):
     """Verbs that cost more, as (few, lots); the least of three counts: a page split is not the verb's own."""
     found = {}
     for verb in verbs:
-        least = [work(ledger, ACTS[verb]) for ledger in (few, lots)]
-        for _ in range(2):
+        least = [float("inf"), float("inf")]
+        for _ in range(3):
+            least = [min(cost, work(ledger, ACTS[verb])) for cost, ledger in zip(least, (few, lots), strict=True)]
             if least[1] <= 1.3 * least[0] + SLACK.get(few.dialect.name, 0):
                 break
-            least = [min(cost, work(ledger, ACTS[verb])) for cost, ledger in zip(least, (few, lots), strict=True)]
         else:
             found[verb] = tuple(least)
         print(verb, *least)
