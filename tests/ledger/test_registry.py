@@ -50,6 +50,15 @@ def test_a_beat_tells_phase_and_load(ledger):
     assert worker.now - worker.heartbeat_at < 10 * SECOND
 
 
+def test_a_beat_tells_what_is_consumed_by_now(ledger):
+    ledger.enter(presence())
+
+    ledger.beat("w1", phase="running", running=0, queues=["mail"])
+    assert [w.queues for w in ledger.workers()] == [("mail",)]
+    ledger.beat("w1", phase="stopped", running=0)
+    assert [w.queues for w in ledger.workers()] == [("mail",)]
+
+
 def test_a_beat_of_a_worker_without_a_row_says_so(ledger):
     assert not ledger.beat("w1", phase="running", running=3)
     assert ledger.workers() == []

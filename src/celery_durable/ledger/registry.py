@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -54,14 +54,13 @@ class Registry(Room):
 
         self.db.run(work)
 
-    def beat(self, worker_id: str, *, phase: str, running: int) -> bool:
-        """Report that a worker lives; False when its row is gone and it has to enter again."""
+    def beat(self, worker_id: str, *, phase: str, running: int, queues: Sequence[str] | None = None) -> bool:
+        """Report that a worker lives, and what it consumes now; False when its row is gone: it has to enter again."""
         w = self.t.worker
-        update = (
-            sa.update(w)
-            .where(w.c.id == worker_id)
-            .values(heartbeat_at=self.dialect.clock_sql, phase=phase, running=running)
-        )
+        values: dict[str, Any] = {"heartbeat_at": self.dialect.clock_sql, "phase": phase, "running": running}
+        if queues is not None:
+            values["queues"] = json.dumps(list(queues))
+        update = sa.update(w).where(w.c.id == worker_id).values(values)
         return bool(self.db.run(lambda c: c.execute(update).rowcount, autocommit=True))
 
     def workers(self) -> list[Worker]:

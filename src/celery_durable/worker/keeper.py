@@ -273,18 +273,24 @@ class Keeper:
 
     def _beat(self) -> None:
         phase = "stopping" if self.shutting_down() else "paused" if self.paused else "running"
-        if not self.ledger.beat(self.worker_id, phase=phase, running=len(self.leases)):
+        if not self.ledger.beat(self.worker_id, phase=phase, running=len(self.leases), queues=self._queues()):
             self._enter()
 
+    def _queues(self) -> list[str]:
+        """What is really consumed: ``add_consumer`` and ``cancel_consumer`` change it while a worker runs."""
+        consuming = getattr(self.consumer, "task_consumer", None)
+        if consuming is None:  # not connected, or not yet
+            return sorted(self.side.app.amqp.queues.consume_from)
+        return sorted(queue.name for queue in consuming.queues)
+
     def _enter(self) -> None:
-        queues = sorted(self.side.app.amqp.queues.consume_from)
         tasks = sorted(n for n in self.side.app.tasks if not n.startswith("celery."))
         self.ledger.enter(
             Presence(
                 self.worker_id,
                 self.worker.hostname,
                 os.getpid(),
-                queues,
+                self._queues(),
                 tasks,
                 self.side.broker,
                 self.settings.lease,
