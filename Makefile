@@ -20,7 +20,7 @@ comma := ,
 space := $(subst ,, )
 EXTRAS = $(subst $(space),$(comma),$(strip $(foreach name,redis postgres mysql,$(findstring $(name),$(ARGS)))))
 
-.PHONY: help venv servers check format test slow matrix demo clean
+.PHONY: help venv servers check format test slow matrix pains demo clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -49,6 +49,9 @@ slow: servers  ## the tests that take minutes each: a million rows
 
 matrix: servers  ## the crash matrix in full size
 	DURABLE_MATRIX=full $(BIN)/python -m pytest tests/crash -m matrix $(ARGS)
+
+pains: servers  ## 17 things that users of Celery lose, each with a stock task and with ours (ARGS=--json, --write, rows)
+	@$(BIN)/python -m tests.pains $(ARGS)
 
 demo: $(BASE)  ## kill workers while they charge orders, then reconcile (ARGS= for the demo)
 	$(if $(EXTRAS),@$(INSTALL) -e '.[$(EXTRAS)]')

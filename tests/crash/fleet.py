@@ -112,16 +112,16 @@ class Worker:
 
 
 class Fleet:
-    """The workers of one test."""
+    """The workers of one test; `app` is the module that they load."""
 
-    def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
-        self._folder, self._env = folder, {**os.environ, **env}
+    def __init__(self, folder: Path, env: Mapping[str, str], app: str = "tests.crash.app") -> None:
+        self._folder, self._env, self._app = folder, {**os.environ, **env}, app
         self.workers: list[Worker] = []
 
     def start(self, *options: str, pool: str = "prefork", concurrency: int = 2, wait: bool = True) -> Worker:
         name = f"w{len(self.workers) + 1}"
         log = self._folder / f"{name}.log"
-        words = ["-A", "tests.crash.app", "worker", "-n", f"{name}@crash"]
+        words = ["-A", self._app, "worker", "-n", f"{name}@crash"]
         words += ["-P", pool, "-c", str(concurrency), "--loglevel=info", *options]
         words += ["--without-mingle", "--without-gossip"]  # meeting the neighbours costs a second
         # gevent has to patch what others import before they do.
