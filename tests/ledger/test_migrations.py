@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -179,6 +181,22 @@ def test_two_processes_that_migrate_at_once_make_one_schema(ledger_url):
 def tell(process):
     process.stdin.write("\n")
     process.stdin.flush()
+
+
+def test_threads_that_migrate_ledgers_of_their_own_at_once(tmp_path):
+    ledgers = [opened(f"sqlite:///{tmp_path / str(n)}.db") for n in range(6)]
+    at_once = threading.Barrier(len(ledgers))
+
+    def migrate(ledger):
+        at_once.wait()
+        return ledger.migrate()
+
+    with ThreadPoolExecutor(len(ledgers)) as pool:
+        assert list(pool.map(migrate, ledgers)) == [(None, migrating.HEAD)] * len(ledgers)
+    assert len({ledger.uuid for ledger in ledgers}) == len(ledgers)
+    for ledger in ledgers:
+        assert ledger.verify() == []
+        ledger.db.dispose()
 
 
 def test_a_migration_that_was_killed_half_way_can_be_run_again(fresh):

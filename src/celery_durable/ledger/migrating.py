@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 HEAD = "0001"
 
 _LOCK = 0x6475726162  # "durab": the advisory lock that lets one process migrate at a time
+#: Alembic's `op`, that the scripts speak to, is one for the whole process: two threads would write into each other's
+#: ledgers.
+_OPERATIONS = threading.Lock()
 _LOCK_TIMEOUT = 25  # seconds, where a lock wait needs a limit: shorter than a statement may take
 
 
@@ -81,7 +85,7 @@ def upgrade(database: Database, tables: Tables) -> tuple[str | None, str]:
     from alembic.runtime.environment import EnvironmentContext
 
     def work(connection: sa.Connection) -> None:
-        with _alone(connection, database):
+        with _alone(connection, database), _OPERATIONS:
             context = EnvironmentContext(
                 Config(), scripts, fn=lambda rev, _: scripts._upgrade_revs("head", rev), tables=tables
             )
