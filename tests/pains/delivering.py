@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.crash.kit import QUEUE
 from tests.pains.kit import Seen, Side, pain, seen
-from tests.services import RabbitMQ
+from tests.services import Postgres, RabbitMQ, Redis
 from tests.waiting import wait_until
 
 
@@ -60,8 +60,11 @@ def popped_by_the_dead(side: Side) -> str:
     "prefetched and ETA tasks that gets SIGKILL",
     cure="a warm shutdown gives messages back; after a kill a short `visibility_timeout` (see row 1) for what was "
     "prefetched, nothing for what Redis had just handed out",
+    broker="",
 )
 def shutdown(side: Side) -> Seen:
+    # A process that is stopped in the middle of a write to SQLite would keep the file locked, for everybody.
+    side.set_up(side.servers.shared(Redis).db(), ledger_url=side.servers.shared(Postgres).database())
     gone = popped_by_the_dead(side)
     leaving = side.worker()
     side.await_run(side.submit("held", "busy").id)
