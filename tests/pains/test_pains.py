@@ -20,6 +20,7 @@ CHEAP = [2, 8, 15]
 LINK = r"https://github\.com/(celery/(celery|kombu|django-celery-results|django-celery-beat)|mher/flower)/issues/\d+"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", CHEAP)
 def test_stock_hurts_and_ours_does_not(redis_server, tmp_path: Path, number: int) -> None:
     servers = Servers(redis_server)
