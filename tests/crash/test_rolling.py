@@ -75,7 +75,8 @@ def test_what_a_leaving_worker_took_and_did_not_start_is_run_by_others_at_once(s
     task = crash.submit("held", "gate")
     crash.await_start(task.id)
     waiting = [crash.submit("work", n) for n in range(6)]
-    crash.await_(lambda: leaving.output.count("Task work[") >= 3, "they are not prefetched")
+    # All that it may hold: a message that is on its way just as it is told to leave comes back by its own time.
+    crash.await_(lambda: leaving.output.count("Task work[") >= 4, "they are not prefetched")
     crash.worker(concurrency=2)
     leaving.shut_down()
     for other in waiting:
