@@ -30,7 +30,7 @@ def durable_app() -> Celery:
 
 @pytest.fixture
 def durable(durable_app: Celery, tmp_path: Path) -> Iterator[Durable]:
-    """The app in a sandbox: a SQLite ledger in ``tmp_path``, a broker in memory, a clock that can be moved."""
+    """The app in a sandbox: a SQLite ledger in ``tmp_path``, a broker of files beside it, a clock that can be moved."""
     from celery_durable.testing import Durable
 
     folder = tmp_path / "durable"
@@ -49,7 +49,7 @@ def durable_effects(tmp_path: Path) -> Effects:
 
 @pytest.fixture
 def durable_worker(durable: Durable) -> Iterator[Any]:
-    """A real worker of the app in threads of this process, on the sandbox's ledger and a broker in memory."""
+    """A real worker of the app in threads of this process, on the sandbox's ledger and broker."""
     from celery_durable.testing.working import working
 
     with working(durable) as worker:

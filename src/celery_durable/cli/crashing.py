@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import tempfile
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from celery.utils.imports import import_from_cwd
 
+from celery_durable import states
 from celery_durable.cli.common import deployment
 from celery_durable.cli.group import command
 from celery_durable.cli.output import Column, console, emit, line, table
@@ -37,12 +38,12 @@ def _parsed(kind: type) -> Any:
 
 
 def _function(_ctx: click.Context, _parameter: click.Parameter, name: str | None) -> Any:
-    """Import what ``module:function`` names."""
+    """Import what ``module:function`` names, from the working directory as well, as ``-A`` does."""
     if name is None:
         return ()
     module, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
+        return getattr(import_from_cwd(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise click.BadParameter(
             f"{name!r} cannot be imported ({error}): it looks like shop.checks:paid_once."
@@ -53,13 +54,16 @@ def _function(_ctx: click.Context, _parameter: click.Parameter, name: str | None
 @click.argument("task")
 @click.option("--args", default="[]", callback=_parsed(list), help="The task's arguments, a JSON list.")
 @click.option("--kwargs", default="{}", callback=_parsed(dict), help="Its keyword arguments, a JSON object.")
+@click.option("--events", default="{}", callback=_parsed(dict), help="Events that it is sent, a JSON object by name.")
+@click.option("--ends", default=states.SUCCEEDED, type=click.Choice(sorted(states.TERMINAL)), show_default=True,
+              help="The state that it is to end in.")  # fmt: skip
 @click.option("--check", callback=_function, help="module:function that fails unless there is one effect.")
 @click.option("--reset", callback=_function, help="module:function that makes the world anew before each run.")
 def crashtest(ctx: click.Context, task: str, args: list[Any], *, as_json: bool, **how: Any) -> None:
     """Kill TASK at every crash point, recover it, and see whether its effects are there once.
 
     It runs for real, once per crash point, in processes of its own: run this against test systems. The app's ledger and
-    broker are not touched, a ledger in a temporary folder and a broker in memory take their place. Without --check only
+    broker are not touched, a ledger and a broker in a temporary folder take their place. Without --check only
     how the task ends is judged. Exit code 1 when a crash point broke.
     """
     from celery_durable.testing import Durable  # other commands do without the kit
@@ -89,8 +93,5 @@ def _tell(tell: Callable[..., None], report: Report) -> None:
     ]
     tell(table([Column("crash point", fold=True), Column("verdict", fold=True)], rows))
     tell()
-    tell(line(str(report).splitlines()[0].rstrip(":.") + "."))
-    if report.path:
-        tell(line(f"Its path differs between runs: {report.path}", "wrong"))
-    if report.strays:
-        tell(line(f"Sent and not run, since they are not durable: {', '.join(report.strays)}."))
+    for sentence in (report.headline, *report.notes):
+        tell(line(sentence))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from celery_durable import DurableTask, states
+from celery_durable import DurableTask, ledger, states
 from celery_durable.testing.sandbox import Sandbox, SandboxError
 from celery_durable.testing.trail import Trail
+from celery_durable.testing.verdicts import CrashTestFailed, Report, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,70 +18,17 @@ if TYPE_CHECKING:
 
     from celery_durable.testing.trail import Point
 
-
-class CrashTestFailed(AssertionError):
-    """A task does not survive a crash at some point; ``report`` has all of them."""
-
-    def __init__(self, report: Report) -> None:
-        """Say it in one message."""
-        super().__init__(str(report))
-        self.report = report
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What came of a crash at one point; ``problem`` is empty where all was well."""
-
-    point: str
-    problem: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        return {"point": self.point, "ok": not self.problem, "problem": self.problem or None}
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The verdicts of a task. ``path`` says how its path differed between two runs, ``strays`` what nobody ran."""
-
-    task: str
-    verdicts: tuple[Verdict, ...]
-    path: str = ""
-    strays: tuple[str, ...] = ()
-
-    @property
-    def broken(self) -> list[Verdict]:
-        """Return the crash points that the task did not survive."""
-        return [v for v in self.verdicts if v.problem]
-
-    @property
-    def ok(self) -> bool:
-        """Whether the task survived every crash, on one path."""
-        return not self.broken and not self.path
-
-    def __str__(self) -> str:
-        """Return it for people: one line per crash point that broke."""
-        broken = [f"  {v.point}: {v.problem}" for v in self.broken]
-        head = f"{self.task} survived a crash at each of {len(self.verdicts)} points."
-        if broken:
-            head = f"{self.task} broke at {len(broken)} of {len(self.verdicts)} crash points:"
-        path = [f"  its path differs between runs: {self.path}"] if self.path else []
-        return "\n".join([head, *broken, *path])
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        return {
-            "ok": self.ok, "task": self.task, "points": [v.as_json() for v in self.verdicts],
-            "path_differs": self.path or None, "not_run": list(self.strays),
-        }  # fmt: skip
+#: How often one place is struck: a task that comes by again and again is killed there the first times.
+MOST_TIMES = 3
 
 
 class Durable(Sandbox):
     """A sandbox that crashes tasks: what the fixture ``durable`` gives."""
 
-    def crash_everywhere(
+    def crash_everywhere(  # noqa: PLR0913 - a call of a task, and how it is judged
         self, task: DurableTask, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *,
-        check: Any = (), reset: Any = (), **options: Any,
+        check: Any = (), reset: Any = (), ends: str = states.SUCCEEDED, events: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Report:  # fmt: skip
         """Run a task once per crash point, each time killed there and recovered; see that ``check`` sees one effect.
 
@@ -88,7 +36,8 @@ class Durable(Sandbox):
         the task has run, or it would see nothing. ``reset`` makes the world anew before each run. Both may be several
         functions, and are given the sandbox if they take an argument. Effects have to be outside of the process (a
         file, a database, a server): memory dies with the process that is killed, as it does in production.
-        ``options`` are ``apply_async``'s.
+        ``ends`` is the state that the task is to end in, ``events`` what it is sent (name to payload) as soon as it is
+        submitted. ``options`` are ``apply_async``'s.
 
         Waits, retries and sleeps are advanced through. Rows that the task submits are run on, too.
 
@@ -97,41 +46,43 @@ class Durable(Sandbox):
             SandboxError: it fails without a crash already, or its check cannot see anything.
         """
         __tracebackhide__ = True
-        report = self.crash_report(task, args, kwargs, check=check, reset=reset, **options)
+        report = self.crash_report(task, args, kwargs, check=check, reset=reset, ends=ends, events=events, **options)
         if not report.ok:
             raise CrashTestFailed(report)
         return report
 
-    def crash_report(
+    def crash_report(  # noqa: PLR0913 - a call of a task, and how it is judged
         self, task: DurableTask, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *,
-        check: Any = (), reset: Any = (), **options: Any,
+        check: Any = (), reset: Any = (), ends: str = states.SUCCEEDED, events: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Report:  # fmt: skip
         """Do what ``crash_everywhere`` does, and return the report whatever it says.
 
         Raises:
             SandboxError: as there.
         """
-        call = _Call(self, self._durable(task), args, dict(kwargs or {}), options)
-        test = _Test(call, _hooks(check), _hooks(reset))
-        state, points = test.rehearse(first=True)
-        _, again = test.rehearse(first=False)
+        call = _Call(self, self._durable(task), args, dict(kwargs or {}), options, events or {})
+        test = _Test(call, _hooks(check), _hooks(reset), ends)
+        points, again = test.rehearse(first=True), test.rehearse(first=False)
         strays = tuple(self.strays)
-        verdicts = tuple(test.strike(point, state) for point in points)
-        return Report(task.name, verdicts, _difference(points, again), strays)
+        struck = [point for point in points if point.nth <= MOST_TIMES]
+        verdicts = tuple(test.strike(point) for point in struck)
+        return Report(task.name, verdicts, _difference(points, again), strays, len(points) - len(struck))
 
     def crash(
         self, task: DurableTask, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *,
-        at: str, **options: Any,
+        at: str, reset: Any = (), **options: Any,
     ) -> AsyncResult:  # fmt: skip
         """Submit a task, kill its process at the first crash point that contains ``at``, and leave it so.
 
-        The row is running under a lease that nobody renews: ``advance`` past it, then ``work``.
+        It is run to its end before, to see which points it has; ``reset`` makes the world anew before both runs. The
+        row is running under a lease that nobody renews: ``advance`` past it, then ``work``.
 
         Raises:
             SandboxError: there is no such crash point; the message lists those that there are.
         """
         call = _Call(self, self._durable(task), args, dict(kwargs or {}), options)
-        self.reset()
+        self.begin_anew(_hooks(reset))
         rehearsal = self.new_trail()
         call.submit()
         self.work_out(rehearsal, task=task.name)
@@ -139,10 +90,16 @@ class Durable(Sandbox):
         found = next((p for p in points if at in str(p)), None)
         if found is None:
             raise SandboxError(f"{task.name} has no crash point {at!r}; it has: {'; '.join(map(str, points))}.")
-        self.reset()
+        self.begin_anew(_hooks(reset))
         result = call.submit()
         self.work_out(self.new_trail(), found, task=task.name, recover=False)
         return result
+
+    def begin_anew(self, resets: Sequence[Any]) -> None:
+        """Forget every task, and make the world anew."""
+        self.reset()
+        for reset in resets:
+            _given(reset, self)
 
     def new_trail(self) -> Trail:
         """Begin to note crash points."""
@@ -168,12 +125,16 @@ class _Call:
     args: Sequence[Any]
     kwargs: dict[str, Any]
     options: dict[str, Any]
+    events: Mapping[str, Any] = field(default_factory=dict)
 
     def submit(self) -> AsyncResult:
         try:
-            return self.task.apply_async(tuple(self.args), self.kwargs, **self.options)
+            result = self.task.apply_async(tuple(self.args), self.kwargs, **self.options)
         except TypeError as exc:
             raise SandboxError(f"{self.task.name} cannot be submitted like this: {exc}.") from exc
+        for name, payload in self.events.items():
+            ledger(self.kit.app).send_event(result.id, name, payload)
+        return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +142,12 @@ class _Test:
     call: _Call
     checks: Sequence[Any]
     resets: Sequence[Any]
+    ends: str
 
-    def rehearse(self, *, first: bool) -> tuple[str, list[Point]]:
-        """Run the task without a crash; return how it ended, and the points that it came by."""
+    def rehearse(self, *, first: bool) -> list[Point]:
+        """Run the task without a crash; return the points that it came by."""
         kit, name = self.call.kit, self.call.task.name
-        self._anew()
+        self.call.kit.begin_anew(self.resets)
         if first and self.checks and not self._problem():
             raise SandboxError(
                 f"check() passes before {name} has run: it sees no effect. Let it fail while the effect is missing."
@@ -193,6 +155,12 @@ class _Test:
         trail = kit.new_trail()
         result = self.call.submit()
         kit.work_out(trail, task=name)
+        state = kit.record(result).state
+        if state != self.ends:
+            raise SandboxError(
+                f"{name} is {state} without a crash already, not {self.ends}: {kit.why(result)}. "
+                "Say ends=... if it is to end so, events={...} if it waits for events."
+            )
         problem = self._problem()
         if problem:
             raise SandboxError(
@@ -200,25 +168,20 @@ class _Test:
                 f"{kit.why(result)}. Effects have to be outside of the process, in a file, a database or a server: "
                 "each run is a process of its own."
             )
-        return kit.record(result).state, trail.points()
+        return trail.points()
 
-    def strike(self, point: Point, expected: str) -> Verdict:
+    def strike(self, point: Point) -> Verdict:
         """Run the task with a crash at a point, recover, and judge."""
         kit, task = self.call.kit, self.call.task
-        self._anew()
+        self.call.kit.begin_anew(self.resets)
         trail = kit.new_trail()
         result = self.call.submit()
         if not kit.work_out(trail, point, task=task.name):
             return Verdict(str(point), "this run did not come by here: its path differs between runs")
         state = kit.record(result).state
-        if state != expected and not (task.on_loss == "dead" and state == states.DEAD):
-            return Verdict(str(point), f"the task is {state} instead of {expected}: {kit.why(result)}")
+        if state != self.ends and not (task.on_loss == "dead" and state == states.DEAD):
+            return Verdict(str(point), f"the task is {state} instead of {self.ends}: {kit.why(result)}")
         return Verdict(str(point), self._problem())
-
-    def _anew(self) -> None:
-        self.call.kit.reset()
-        for reset in self.resets:
-            _given(reset, self.call.kit)
 
     def _problem(self) -> str:
         """Ask the checks; return what is wrong, or nothing."""
@@ -260,4 +223,4 @@ def _difference(first: Sequence[Point], second: Sequence[Point]) -> str:
     return ""
 
 
-__all__ = ["CrashTestFailed", "Durable", "Report", "Verdict"]
+__all__ = ["Durable"]

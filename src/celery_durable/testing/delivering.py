@@ -14,7 +14,7 @@ from celery.signals import before_task_publish
 from celery.states import IGNORED
 from kombu.serialization import loads, prepare_accept_content
 
-from celery_durable import DurableTask, failpoints, runs
+from celery_durable import DurableTask, failpoints, runs, stepper
 from celery_durable.delivery import Note
 from celery_durable.outbox import HEADER
 
@@ -56,6 +56,7 @@ def deliver_in_child(side: Plugin, ring: Ring, guide: Guide | None, strays: Path
     """
 
     def work() -> None:
+        vars(stepper)["LONGEST_STAY"] = 0.0  # the pauses between tries of a step are waits, which are advanced through
         if guide is not None:
             failpoints.watch(guide)
         before_task_publish.connect(note, weak=False)

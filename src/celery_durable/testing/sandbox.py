@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 
     from celery_durable.testing.trail import Point
 
-#: What an app in a sandbox is set to: nothing leaves the process but to the sandbox's ledger.
+#: Folders of the broker. One in memory would be shared by all the apps of a process.
+_FOLDERS = {"data_folder_in": "messages", "data_folder_out": "messages", "control_folder": "control"}
+#: What an app in a sandbox is set to, besides: nothing leaves its folder.
 CONF: dict[str, Any] = {
-    "broker_url": "memory://", "broker_read_url": "memory://", "broker_write_url": "memory://",
-    "broker_transport_options": {}, "broker_use_ssl": None, "result_backend": "durable://",
-    "task_always_eager": False, "task_store_eager_result": False,
+    "broker_url": "filesystem://", "broker_read_url": "filesystem://", "broker_write_url": "filesystem://",
+    "broker_use_ssl": None, "result_backend": "durable://", "task_always_eager": False,
+    "task_store_eager_result": False,
 }  # fmt: skip
 #: Variables with which Celery overrides its settings.
 _VARIABLES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND")
@@ -71,8 +74,10 @@ class Sandbox(Judging):
             "environ": {name: os.environ.pop(name) for name in _VARIABLES if name in os.environ},
         }  # fmt: skip
         app.__dict__[wiring.ATTRIBUTE] = self._side
-        for name, value in CONF.items():
+        folders = {option: str(self.folder / name) for option, name in _FOLDERS.items()}
+        for name, value in (CONF | {"broker_transport_options": {"polling_interval": 0.05, **folders}}).items():
             app.conf[name] = value
+        self._make_folders()
         self._disconnect()
         return self
 
@@ -92,6 +97,11 @@ class Sandbox(Judging):
             del app.__dict__[wiring.ATTRIBUTE]
         else:
             app.__dict__[wiring.ATTRIBUTE] = kept["plugin"]
+
+    def _make_folders(self) -> None:
+        for name in set(_FOLDERS.values()):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            (self.folder / name).mkdir()
 
     def _disconnect(self) -> None:
         """Have the app look at its settings again when it next needs a broker or a result backend."""
@@ -170,6 +180,7 @@ class Sandbox(Judging):
     def reset(self) -> None:
         """Forget every task of the sandbox, and set its clock right."""
         self.ledger.wipe()
+        self._make_folders()
         (self.folder / "strays").unlink(missing_ok=True)
 
     @property

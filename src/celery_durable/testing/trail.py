@@ -19,6 +19,8 @@ _OURS = str(Path(__file__).parent.parent)
 _STRUCK = "struck "
 #: Most points inside one step: what a step does in a loop is done again in the same lines.
 _MOST_LINES = 30
+#: Most characters of a line or statement in the name of a point.
+_MOST_TEXT = 60
 #: Statements of ours in a transaction of the user's are no crash points of his.
 _OWN = ("SAVEPOINT", "RELEASE", "BEGIN", "ROLLBACK")
 
@@ -134,8 +136,7 @@ class Guide:
             return
         sql = " ".join(about.split())
         if self._tables not in sql and not sql.upper().startswith(_OWN):
-            shown = sql if len(sql) <= 60 else f"{sql[:57]}..."  # noqa: PLR2004 - what fits a line
-            self._come_by(f"{inside}, {'after' if after else 'before'} {shown}")
+            self._come_by(f"{inside}, {'after' if after else 'before'} {_short(sql)}")
 
     # Inside a step: before each further line of its function -------------------------------------------
 
@@ -159,7 +160,7 @@ class Guide:
             self._first = False
             return self._line
         text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-        self._come_by(f"inside step {self._step!r}, before line {frame.f_lineno}: {text}")
+        self._come_by(f"inside step {self._step!r}, before line {frame.f_lineno}: {_short(text)}")
         return self._line
 
     def _come_by(self, what: str) -> None:
@@ -168,6 +169,10 @@ class Guide:
         if not self._done and self._target == Point(place, self._seen[place]):
             self._trail.strike(place)
         self._trail.add(place)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT - 3]}..."
 
 
 __all__ = ["Guide", "Point", "Trail"]
