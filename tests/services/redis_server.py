@@ -55,6 +55,7 @@ class Redis(Server):
             *("--dir", str(self.directory)),
             *("--databases", str(DATABASES)),
             *("--appendonly", "yes"),  # written before the reply, so that SIGKILL loses nothing
+            *("--appendfsync", "no"),  # by default a write waits for a slow sync, but its reply does not
             *("--save", ""),
             *self.options,
         ]
