@@ -340,7 +340,7 @@ def proof_of(claim: Claim) -> dict[str, Any]:
     return {"v_row": claim.row_id, "v_claims": claim.claims, "v_token": claim.token}
 
 
-def _claim(row: Any[Any], token: str, fence: int) -> Claim:
+def _claim(row: Any, token: str, fence: int) -> Claim:
     return Claim(row.id, row.task_id, fence, token, row.retries, row.losses, bool(row.owes), row.replaces)
 
 
