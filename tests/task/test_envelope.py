@@ -14,7 +14,7 @@ from celery_durable import DurableTask
 from celery_durable.outbox import HEADER
 from celery_durable.wiring import plugin
 from tests.waiting import wait_until
-from tests.worker.kit import DEADLINE, alter, on_redis, record, redis_of, statements, sweep, taken
+from tests.worker.kit import DEADLINE, alter, on_redis, record, redis_of, statements, sweep, taken, waits_in
 
 EVENTS = Exchange("events", type="topic")
 AUDITS = Queue("audits", EVENTS, routing_key="audit.#")
@@ -77,6 +77,18 @@ def sent(app, name: str) -> dict:
     return message
 
 
+def sent_again(app, task_id: str, name: str) -> dict:
+    """What a sweep sends; swept until it is there, as workers do."""
+
+    def swept() -> bool:
+        alter(app, task_id, publish_at=1, deferrals=3)
+        sweep(app)
+        return waits_in(app.conf.broker_url, name)
+
+    wait_until(swept, timeout=DEADLINE, message=f"no sweep sent task {task_id}")
+    return sent(app, name)
+
+
 def queue_of(options: dict) -> str:
     queue = options.get("queue", "celery")
     return queue.name if isinstance(queue, Queue) else queue
@@ -92,9 +104,7 @@ def test_the_message_is_what_celery_would_send(both, options):
     expected = sent(stock.app, queue_of(options))
     durable.apply_async(**call)
     first = sent(stock.app, queue_of(options))
-    alter(durable.app, task_id, publish_at=1, deferrals=3)
-    sweep(durable.app)
-    again = sent(stock.app, queue_of(options))
+    again = sent_again(durable.app, task_id, queue_of(options))
 
     assert first | {"mark": None} == expected
     assert again == first

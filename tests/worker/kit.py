@@ -264,6 +264,12 @@ def payload(message: dict[str, Any]) -> list[Any]:
     return json.loads(base64.b64decode(message["body"]))
 
 
+def waits_in(url: str, queue: str) -> bool:
+    """Whether a queue holds messages."""
+    with Connection(url) as connection:
+        return bool(connection.default_channel.queue_declare(queue=queue, passive=True).message_count)
+
+
 def taken(url: str, queue: str = "celery") -> dict[str, Any]:
     """Take one message off a queue and show what a consumer sees of it."""
     with Connection(url) as connection:
