@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from celery_durable.errors import LedgerSchemaError
 from celery_durable.ledger import migrating
 from celery_durable.ledger.schema import tables
+from tests.ledger.definitions import told
 from tests.ledger.kit import Background, cancelled, opened, queued, row_of, running, transaction, until_blocked
 
 ROOT = Path(__file__).parents[2]
@@ -67,40 +67,6 @@ def test_the_migrations_make_what_the_code_describes(ledger):
     finally:
         with ledger.db.connection() as connection:
             twin.metadata.drop_all(connection)
-
-
-def told(ledger, prefix):
-    """What the database itself says about our tables: table -> its definition."""
-    with ledger.db.connection(read_only=True) as connection:
-        names = [n for n in sa.inspect(connection).get_table_names() if n.startswith(prefix)]
-        return {
-            n: sorted(s.replace(prefix, "durable_") for s in DEFINITIONS[ledger.dialect.name](connection, n))
-            for n in names
-        }
-
-
-def _sqlite(connection, name):
-    rows = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL", (name,))
-    return [" ".join(r.sql.split()) for r in rows]
-
-
-def _mariadb(connection, name):
-    text = connection.exec_driver_sql(f"SHOW CREATE TABLE {name}").one()[1]
-    return re.sub(r" AUTO_INCREMENT=\d+", "", text).replace(",\n", "\n").splitlines()
-
-
-def _postgresql(connection, name):
-    columns = (
-        "SELECT column_name || ' ' || data_type || ' ' || coalesce(character_maximum_length::text, '') || ' ' ||"
-        " is_nullable || ' ' || coalesce(column_default, '')"
-        f" FROM information_schema.columns WHERE table_name = '{name}'"
-    )
-    indexes = f"SELECT indexdef FROM pg_indexes WHERE tablename = '{name}'"
-    checks = f"SELECT conname || pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = '{name}'::regclass"
-    return [row[0] for query in (columns, indexes, checks) for row in connection.exec_driver_sql(query)]
-
-
-DEFINITIONS = {"sqlite": _sqlite, "mysql": _mariadb, "postgresql": _postgresql}
 
 
 def test_head_is_the_newest_script():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
 from celery_durable.errors import LedgerSchemaError, LedgerUnavailable
 from celery_durable.ledger.database import missing_tables
+from celery_durable.ledger.dialects import DIALECTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,15 +58,19 @@ def check(database: Database, tables: Tables) -> None:
         return
     if found is None:
         raise LedgerSchemaError(missing_tables(database))
-    known = {script.revision for script in _scripts().walk_revisions()}
     fix = (
         "run 'celery -A <app> durable migrate'"
-        if found in known
+        if found in revisions()
         else "it is newer than this celery-durable: upgrade the package"
     )
     raise LedgerSchemaError(
         f"The ledger {database} has schema version {found}, this celery-durable needs {HEAD}: {fix}."
     )
+
+
+def revisions() -> list[str]:
+    """Name every revision that this version of celery-durable knows, oldest first."""
+    return [script.revision for script in _scripts().walk_revisions()][::-1]
 
 
 def upgrade(database: Database, tables: Tables) -> tuple[str | None, str]:
@@ -77,23 +82,10 @@ def upgrade(database: Database, tables: Tables) -> tuple[str | None, str]:
     before = revision(database, tables)
     if before == HEAD:
         return before, HEAD
-    scripts = _scripts()
-    if before is not None and before not in {s.revision for s in scripts.walk_revisions()}:
+    if before is not None and before not in revisions():
         check(database, tables)
-
-    from alembic.config import Config  # only here: it costs every start a fifth of a second
-    from alembic.runtime.environment import EnvironmentContext
-
-    def work(connection: sa.Connection) -> None:
-        with _alone(connection, database), _OPERATIONS:
-            context = EnvironmentContext(
-                Config(), scripts, fn=lambda rev, _: scripts._upgrade_revs("head", rev), tables=tables
-            )
-            context.configure(connection=connection, version_table=version_table(tables), transactional_ddl=False)
-            context.run_migrations(prefix=tables.prefix)
-
     try:
-        database.run(work)
+        database.run(lambda connection: upgrade_on(connection, tables, HEAD, place=str(database)))
     except exc.ProgrammingError as error:
         raise LedgerSchemaError(
             f"The ledger {database} could not be migrated: {error.orig}. "
@@ -102,10 +94,34 @@ def upgrade(database: Database, tables: Tables) -> tuple[str | None, str]:
     return before, HEAD
 
 
+def upgrade_on(connection: sa.Connection, tables: Tables, to: str, *, place: str) -> None:
+    """Run the migrations that are missing up to a revision on this connection; none where the schema is as new.
+
+    It neither begins nor ends a transaction, except that MySQL, where DDL commits by itself, is told to COMMIT.
+
+    Raises:
+        LedgerUnavailable: another process has been migrating for too long; ``place`` names the ledger.
+    """
+    from alembic.config import Config  # only here: it costs every start a fifth of a second
+    from alembic.runtime.environment import EnvironmentContext
+
+    scripts = _scripts()
+    known = revisions()
+
+    def missing(heads: Any, _: object) -> Any:
+        newer = [head for head in heads if head not in known or known.index(head) >= known.index(to)]
+        return [] if newer else scripts._upgrade_revs(to, heads)
+
+    with _alone(connection, place), _OPERATIONS:
+        context = EnvironmentContext(Config(), scripts, fn=missing, tables=tables)
+        context.configure(connection=connection, version_table=version_table(tables), transactional_ddl=False)
+        context.run_migrations(prefix=tables.prefix)
+
+
 @contextmanager
-def _alone(connection: sa.Connection, database: Database) -> Iterator[None]:
+def _alone(connection: sa.Connection, place: str) -> Iterator[None]:
     """Keep other processes from migrating. SQLite's write lock does that by itself."""
-    dialect = database.dialect.name
+    dialect = DIALECTS[connection.dialect.name].name
     if dialect == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     if dialect != "mysql":
@@ -115,8 +131,7 @@ def _alone(connection: sa.Connection, database: Database) -> Iterator[None]:
     name = sa.func.concat("celery-durable ", sa.func.md5(sa.func.database()))
     if connection.execute(sa.select(sa.func.get_lock(name, _LOCK_TIMEOUT))).scalar() != 1:
         raise LedgerUnavailable(
-            f"Another process has been migrating the ledger {database} for {_LOCK_TIMEOUT} s; "
-            "try again when it is done."
+            f"Another process has been migrating the ledger {place} for {_LOCK_TIMEOUT} s; try again when it is done."
         )
     try:
         yield
@@ -131,4 +146,4 @@ def _scripts() -> ScriptDirectory:
     return ScriptDirectory(str(Path(__file__).parent / "migrations"))
 
 
-__all__ = ["HEAD", "check", "revision", "upgrade", "version_table"]
+__all__ = ["HEAD", "check", "revision", "revisions", "upgrade", "upgrade_on", "version_table"]

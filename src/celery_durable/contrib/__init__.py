@@ -1,0 +1,1 @@
+"""What connects celery-durable with frameworks."""

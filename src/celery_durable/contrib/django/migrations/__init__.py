@@ -1,0 +1,1 @@
+"""Migrations of the ledger, one for each of its revisions."""
