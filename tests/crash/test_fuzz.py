@@ -199,6 +199,7 @@ def test_a_worker_outlives_what_is_thrown_at_it(stage, seed: int, broker: str, l
             crash.await_(lambda: crash.depth() < AHEAD, "the worker does not keep up", 600)
     crash.await_(lambda: thrower.valid <= crash.witness.finished(), "valid work was lost", 900)
     crash.await_(lambda: _kept(crash) >= thrower.bad, "a bad message left no row", 600)
+    crash.await_(lambda: not _kinds(crash)["running", None], "a body that has ended is not settled", 60)
     seconds = time.monotonic() - began
     rows, refused = _kinds(crash), worker.output.count("A message could not be kept")
     print(f"{thrower.bad} bad, {thrower.unsent} unsent, {len(thrower.valid)} valid in {seconds:.0f} s: {dict(rows)}")
