@@ -104,11 +104,11 @@ class Stepper:
     def _transacted(self, name: str, fn: Callable[..., Any], call: Callable[..., Any]) -> Any:
         value: Any = None
 
-        def work(given: Any) -> Content:
+        def work(*given: Any) -> Content:
             nonlocal value
             try:
                 with self._guard.open(), failpoints.around(failpoints.TRANSACTION, name):
-                    result = call(given)
+                    result = call(*given)
             except Exception as exc:
                 self._raised = exc
                 raise
@@ -116,7 +116,8 @@ class Stepper:
             return content
 
         with self._ours(), self._guard.closed():
-            content = self._ledger.transact_step(self._claim, name, fn, work, actor=self._actor)
+            enclosure = self._delivery.side.enclosure(fn)
+            content = self._ledger.transact_step(self._claim, name, enclosure, work, actor=self._actor)
         return value if type(value) in PLAIN else decoded(content)
 
     # The checkpoint -----------------------------------------------------------------------------------

@@ -256,7 +256,14 @@ def write_and_ring(
         Collapsed: the key or the id was there already.
         LedgerUnavailable: the database did not answer; nothing was published.
     """
-    block = transactions.current(side, sub.task)
+    write_in(transactions.current(side, sub.task), side, sub, on_conflict=on_conflict, producer=producer)
+
+
+def write_in(
+    block: transactions.Block | None, side: Plugin, sub: Submission, *, on_conflict: str,
+    producer: Producer | None = None,
+) -> None:  # fmt: skip
+    """Do the same in this block, or in no transaction but its own."""
     if block is not None:
         submitted = block.submit(sub, on_conflict=on_conflict)
     else:
@@ -317,4 +324,4 @@ def decoded(row: Any) -> Any:
     return contents.decoded(Content(row.result, row.result_type))
 
 
-__all__ = ["Call", "Collapsed", "compose", "decoded", "owes", "restore_result", "wake_of", "write_and_ring"]
+__all__ = ["Call", "Collapsed", "compose", "decoded", "owes", "restore_result", "wake_of", "write_and_ring", "write_in"]

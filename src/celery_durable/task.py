@@ -200,7 +200,7 @@ class DurableTask(Task):
             return attempt.step(name, fn, args, kwargs, how)
         if not transaction:
             return fn(*args, **kwargs)
-        return wiring.plugin(self._get_app()).ledger.transact(fn, lambda given: fn(given, *args, **kwargs))
+        return wiring.plugin(self._get_app()).enclosure(fn).alone(lambda *given: fn(*given, *args, **kwargs))
 
     def step_key(self, name: str) -> str:
         """Return a token (a UUID as text) for another system's idempotency key.

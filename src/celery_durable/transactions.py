@@ -13,7 +13,7 @@ from celery_durable.errors import SubmitError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from celery_durable.ledger import Lender, Submitted
+    from celery_durable.ledger import Ledger, Lender, Submitted
     from celery_durable.records import Submission
     from celery_durable.wiring import Plugin
 
@@ -53,6 +53,10 @@ class Block:
 
     def ring(self, row_ids: list[int]) -> None:
         """Send the messages of rows that were committed just now. Never raises: a sweep sends what is left."""
+        self.ring_by(self.side.ledger, row_ids)
+
+    def ring_by(self, ledger: Ledger, row_ids: list[int]) -> None:
+        """Do so by a ledger that sees these rows."""
         side, publisher = self.side, self.side.publisher
         try:
             for start in range(0, len(row_ids), BATCH):
@@ -60,9 +64,9 @@ class Block:
                     return
                 among = row_ids[start : start + BATCH]
                 # What a savepoint has taken back is not found here, nor what a sweep was quicker with.
-                rings, _ = side.ledger.take_rings(side.broker, len(among), depths={}, among=among)
+                rings, _ = ledger.take_rings(side.broker, len(among), depths={}, among=among)
                 unsent = publisher.ring_all(rings)
-                side.ledger.ring_again(unsent, at_once=True)
+                ledger.ring_again(unsent, at_once=True)
         except Exception as exc:  # noqa: BLE001 - the transaction is committed; nothing may say otherwise
             logger.warning(
                 "Messages of a transaction were not sent (%s: %s); a worker's sweep sends them.",
@@ -90,7 +94,7 @@ def current(side: Plugin, task: str) -> Block | None:
     """
     block = _block.get()
     if block is None or not block.open:
-        return None
+        return side.host.block(side) if side.host is not None else None
     if block.thread != threading.get_ident():
         raise SubmitError(
             f"{task} was called in a thread that inherited the block of a transaction from another one: that "

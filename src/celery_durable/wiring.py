@@ -6,14 +6,19 @@ import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from celery_durable import hosting
 from celery_durable.ledger import Ledger
 from celery_durable.observer import Observer
 from celery_durable.outbox import Publisher, scope_of
 from celery_durable.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
 
+    from celery_durable.hosting import Host
+    from celery_durable.ledger import Enclosure
     from celery_durable.worker.keeper import Keeper
 
 #: Where an app carries its side of the plugin.
@@ -32,12 +37,22 @@ class Plugin:
         self.app = app
 
     @cached_property
+    def host(self) -> Host | None:
+        """The framework whose database holds the ledger, and whose transactions submissions are part of."""
+        return hosting.host_of(self.app, self._given.get("durable_ledger_url"))
+
+    @cached_property
     def settings(self) -> Settings:
         """The settings, frozen at first use.
 
         Raises:
             SettingsError: one of them is unknown or makes no sense.
         """
+        given = self._given
+        return Settings.read(given if self.host is None else given | {"durable_ledger_url": self.host.url})
+
+    @property
+    def _given(self) -> dict[str, Any]:
         conf = self.app.conf
         given: dict[str, Any] = {}
         for raw in conf:
@@ -45,7 +60,7 @@ class Plugin:
             name = raw.removeprefix(conf.prefix or "").lower()
             if name.startswith("durable_"):
                 given[name] = conf[name] if name in conf else conf[raw]
-        return Settings.read(given)
+        return given
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -57,8 +72,19 @@ class Plugin:
             LedgerSchemaError: its tables are missing or of another version.
         """
         ledger = Ledger.open(self.settings)
+        if self.host is not None:
+            ledger.migrated_by(self.host.migrate)
         _ = ledger.uuid
         return ledger
+
+    def enclosure(self, fn: Callable[..., Any]) -> Enclosure:
+        """Return the transaction that a step of this function is done in."""
+        return self.ledger.enclosure(fn) if self.host is None else self.host.enclosure()
+
+    @property
+    def moved(self) -> bool:
+        """Whether the host's database is another than when the settings were read, as in its tests."""
+        return self.host is not None and self.host.url != self.settings.ledger_url
 
     @cached_property
     def publisher(self) -> Publisher:
@@ -91,6 +117,8 @@ def plugin(app: Celery) -> Plugin:
     """Return the app's side of the plugin."""
     app = unwrapped(app)
     found: Plugin | None = app.__dict__.get(ATTRIBUTE)
+    if found is not None and found.host is not None and found.moved:
+        app.__dict__[ATTRIBUTE] = found = Plugin(app)
     if found is None:
         with _lock:
             found = app.__dict__.setdefault(ATTRIBUTE, Plugin(app))

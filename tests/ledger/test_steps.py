@@ -42,7 +42,7 @@ def record(ledger, claim, name="charge", result=RESULT, seconds=0.5):
 
 
 def transact(ledger, claim, call, fn=lambda connection: None, name="book"):
-    return ledger.transact_step(claim, name, fn, call, actor="w")
+    return ledger.transact_step(claim, name, ledger.enclosure(fn), call, actor="w")
 
 
 def noting(witness, what="row", then=None):

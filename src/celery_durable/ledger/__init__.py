@@ -14,6 +14,7 @@ from celery_durable.ledger.bulk import Bulk
 from celery_durable.ledger.chords import Chords, Part
 from celery_durable.ledger.claiming import Claiming
 from celery_durable.ledger.database import Database
+from celery_durable.ledger.enclosing import Enclosure
 from celery_durable.ledger.lending import Lender, lend
 from celery_durable.ledger.listening import Ears
 from celery_durable.ledger.operating import Operating
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from celery_durable.settings import Settings
 
 __all__ = [
-    "Asked", "Batch", "Casualties", "Claiming", "Failed", "FailureGroup", "Glance", "Ledger", "Lender", "Parcel",
-    "Part", "Presence", "Ring", "Seen", "Sighting", "Stored", "Stranger", "Submitted", "Which",
+    "Asked", "Batch", "Casualties", "Claiming", "Enclosure", "Failed", "FailureGroup", "Glance", "Ledger", "Lender",
+    "Parcel", "Part", "Presence", "Ring", "Seen", "Sighting", "Stored", "Stranger", "Submitted", "Which",
 ]  # fmt: skip
 
 
@@ -54,10 +55,10 @@ class Ledger(Bulk, Parking, Sightings, Stepping, Sweeping, Running, Operating, C
         database = Database(settings.resolved_url())
         return cls(database, prefix=settings.table_prefix, republish_after=settings.republish_after)
 
-    def within(self, lender: Lender) -> Bulk:
-        """Return the verbs that submit, in somebody else's transaction on this ledger's database."""
+    def within(self, lender: Lender) -> Ledger:
+        """Return the ledger in somebody else's transaction on its database, for the verbs that submit and ring."""
         known = (sa.select(self.t.ledger.c.uuid), self.uuid)
-        return Bulk(Borrowed(self.db, lender, known), prefix=self.t.prefix, republish_after=self.republish_after)
+        return Ledger(Borrowed(self.db, lender, known), prefix=self.t.prefix, republish_after=self.republish_after)
 
     def lender(self, given: object) -> Lender:
         """Take a Session or a Connection of SQLAlchemy for what it lends.
@@ -90,15 +91,19 @@ class Ledger(Bulk, Parking, Sightings, Stepping, Sweeping, Running, Operating, C
         return str(self.db.run(lambda c: c.execute(query).scalar_one(), read_only=True))
 
     def ready(self) -> None:
-        """See that the schema is the one this version knows; SQLite migrates itself.
+        """See that the schema is the one this version knows; SQLite migrates itself, unless somebody else does.
 
         Raises:
             LedgerUnavailable: the database did not answer.
             LedgerSchemaError: its tables are missing or of another version.
         """
-        if self.dialect.name == "sqlite":
+        if self.dialect.name == "sqlite" and not self.db.migrated_by:
             self.migrate()
         migrating.check(self.db, self.t)
+
+    def migrated_by(self, command: str) -> None:
+        """Say that its tables are made by another command than ours."""
+        self.db.migrated_by = command
 
     def migrate(self) -> tuple[str | None, str]:
         """Bring the schema to this version; return the revision before and after."""

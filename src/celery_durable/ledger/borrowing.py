@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from celery_durable.errors import LedgerSchemaError, LedgerUnavailable, SubmitError
-from celery_durable.ledger import dialects
+from celery_durable.ledger import dialects, injecting
 from celery_durable.ledger.database import Busy, Database
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ class Borrowed(Database):
         try:
             with _savepoint(connection) as gone, self._patience(connection):
                 self._check(connection)
-                return work(connection)
+                with injecting.during(work):
+                    return work(connection)
         except exc.DBAPIError as error:
             told = self._told(error, connection, kept=not gone, task_id=task_id)
             if told is None:

@@ -45,6 +45,8 @@ class Database:
 
     #: Whether work is done within somebody else's transaction.
     lent = False
+    #: The command that makes its tables, where that is not ours.
+    migrated_by = ""
 
     def __init__(self, url: str) -> None:
         """Take a SQLAlchemy URL; nothing connects yet.
@@ -238,6 +240,8 @@ class Database:
 
     def fault(self, error: Exception) -> str | None:
         """Name what an error means: ``retry``, ``lost``, ``unavailable``, ``schema``; None: nothing that passes."""
+        if isinstance(error.__cause__, self.driver_error) and not isinstance(error, exc.DBAPIError):
+            error = told(error, self.driver_error)  # a framework's own error, with the driver's behind it
         if not isinstance(error, exc.DBAPIError):
             return "lost" if isinstance(error, self.driver_error) else None
         return "lost" if error.connection_invalidated else self.dialect.faults(error)
@@ -255,7 +259,20 @@ class Database:
 
 def missing_tables(database: Database) -> str:
     """Say what to do about a database without our tables."""
-    return f"The ledger {database} has no celery-durable tables: run 'celery -A <app> durable migrate' once."
+    return f"The ledger {database} has no celery-durable tables: run '{migrate(database)}' once."
+
+
+def migrate(database: Database) -> str:
+    """Name the command that makes the tables."""
+    return database.migrated_by or "celery -A <app> durable migrate"
+
+
+def told(error: Exception, driver_error: type[Exception], *, lost: bool = False) -> Exception:
+    """Make SQLAlchemy's error of a driver's, or of the one behind a framework's own; ``lost``: with its connection."""
+    behind = error if isinstance(error, driver_error) else error.__cause__
+    if not isinstance(behind, driver_error):
+        return error
+    return exc.DBAPIError.instance(None, None, behind, driver_error, connection_invalidated=lost)
 
 
 def _with_driver(url: sa.URL, backend: str) -> sa.URL:

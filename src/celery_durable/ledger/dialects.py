@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from sqlite3 import OperationalError as _Locked
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -176,10 +178,20 @@ def _fits(url: sa.URL, option: str) -> bool:
 def _sqlite_connect(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # the driver must not begin transactions of its own
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _journal(cursor)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _journal(cursor: sqlite3.Cursor) -> None:
+    """Switch to the write-ahead log, unless somebody is just writing: a later connection does it then."""
+    if cursor.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+        return
+    cursor.execute("PRAGMA busy_timeout=0")
+    with suppress(_Locked):
+        cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA busy_timeout={STATEMENT_TIMEOUT * 1000}")
 
 
 def _sqlite_begin(connection: sa.Connection) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -15,8 +16,53 @@ from celery_durable.ledger.dialects import transaction_aborted, transaction_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from celery_durable.ledger.database import Database
+
+T = TypeVar("T")
 
 _SAVEPOINT = "durable_lent"
+
+
+class Enclosure(Protocol):
+    """The transaction that a step is done in: one of the ledger's connection, or of a framework that has its own."""
+
+    def run_once(self, work: Callable[[sa.Connection], T], task_id: str | None) -> T:
+        """Run ``work`` in a transaction and commit it; what goes wrong with the database is SQLAlchemy's error.
+
+        Raises:
+            StepError: there is a transaction already that the step's cannot be apart from.
+        """
+
+    def lend(self, connection: sa.Connection) -> AbstractContextManager[tuple[Any, ...]]:
+        """Give what the step's function is called with, while that function runs."""
+
+    def alone(self, call: Callable[..., T]) -> T:
+        """Call something in a transaction as a step's function is called, outside of a run: nothing is recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A transaction on the ledger's own connection, which the function gets as it is or as a Session."""
+
+    db: Database
+    session: type[Session] | None
+
+    def run_once(self, work: Callable[[sa.Connection], T], task_id: str | None) -> T:
+        """Run it as ``Database.run_once`` does."""
+        return self.db.run_once(work, task_id)
+
+    @contextmanager
+    def lend(self, connection: sa.Connection) -> Iterator[tuple[Any, ...]]:
+        """Lend the transaction."""
+        with lent(connection, self.session) as given:
+            yield (given,)
+
+    def alone(self, call: Callable[..., T]) -> T:
+        """Do it in a transaction of its own."""
+        with self.db.connection() as connection, self.lend(connection) as given:
+            return call(*given)
 
 
 def session_class(fn: Callable[..., Any]) -> type[Session] | None:

@@ -41,7 +41,12 @@ def listen(engine: sa.Engine) -> None:
     """Come by the points of an engine's statements and commits."""
     event.listen(engine, "before_cursor_execute", _before)
     event.listen(engine, "after_cursor_execute", _after)
-    event.listen(engine, "commit", _commit)
+    event.listen(engine, "commit", committing)
+
+
+def committing(connection: sa.Connection) -> None:
+    """Come by the point before a commit that somebody else makes."""
+    _strike(connection, "commit")
 
 
 def committed(connection: sa.Connection) -> None:
@@ -57,10 +62,6 @@ def _before(connection: sa.Connection, _cursor: Any, statement: str, *_: Any) ->
 def _after(connection: sa.Connection, cursor: Any, statement: str, *_: Any) -> None:
     if not statement.startswith("BEGIN"):
         _strike(connection, "statement", after=True, cursor=cursor, about=statement)
-
-
-def _commit(connection: sa.Connection) -> None:
-    _strike(connection, "commit")
 
 
 def _strike(connection: sa.Connection, place: str, *, after: bool = False, cursor: Any = None, about: str = "") -> None:

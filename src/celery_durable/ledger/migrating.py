@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from celery_durable.errors import LedgerSchemaError, LedgerUnavailable
-from celery_durable.ledger.database import missing_tables
+from celery_durable.ledger.database import migrate, missing_tables
 from celery_durable.ledger.dialects import DIALECTS
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def check(database: Database, tables: Tables) -> None:
     if found is None:
         raise LedgerSchemaError(missing_tables(database))
     fix = (
-        "run 'celery -A <app> durable migrate'"
+        f"run '{migrate(database)}'"
         if found in revisions()
         else "it is newer than this celery-durable: upgrade the package"
     )

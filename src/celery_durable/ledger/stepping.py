@@ -16,7 +16,7 @@ from celery_durable import states
 from celery_durable.errors import LeaseLost
 from celery_durable.ledger.claiming import Claims, proof_of
 from celery_durable.ledger.database import TRIES
-from celery_durable.ledger.enclosing import lent, session_class
+from celery_durable.ledger.enclosing import Enclosure, Own, session_class
 from celery_durable.ledger.moves import micros
 from celery_durable.ledger.prepared import Prepared, fixed, given
 from celery_durable.steps import Content, Memory, Step
@@ -95,15 +95,19 @@ class Stepping(Claims):
         if not written:
             self._refuse_claim(claim, "step", actor)
 
+    def enclosure(self, fn: Callable[..., Any]) -> Enclosure:
+        """Return a transaction on the ledger's own connection, which ``fn`` gets as it asks for it."""
+        return Own(self.db, session_class(fn))
+
     def transact_step(
-        self, claim: Claim, name: str, fn: Callable[..., Any], call: Callable[[Any], Content], *, actor: str
+        self, claim: Claim, name: str, enclosure: Enclosure, call: Callable[..., Content], *, actor: str
     ) -> Content:
         """Do a step in a transaction that commits what it wrote together with its row; return its result.
 
-        ``call`` is given a Connection, or the Session that ``fn`` asks for, and returns the result of ``fn``. It is
-        called again when the transaction was rolled back by a deadlock, a serialization failure or a broken connection;
-        after a lost reply to COMMIT only if the ledger then has no such step (PROTOCOL 22). The claim's row is locked
-        last, so that the lease is renewed meanwhile.
+        ``call`` is given what the enclosure lends, and returns the result of the step's function. It is called again
+        when the transaction was rolled back by a deadlock, a serialization failure or a broken connection; after a
+        lost reply to COMMIT only if the ledger then has no such step (PROTOCOL 22). The claim's row is locked last, so
+        that the lease is renewed meanwhile.
 
         Raises:
             LeaseLost: the claim is over; all was rolled back.
@@ -111,13 +115,12 @@ class Stepping(Claims):
             StepError: the function tried to end the transaction.
             Exception: whatever ``call`` raises; all was rolled back.
         """
-        session = session_class(fn)
 
         def work(connection: sa.Connection) -> Content:
             began = time.monotonic()
-            with lent(connection, session) as given:
+            with enclosure.lend(connection) as given:
                 try:
-                    result = call(given)
+                    result = call(*given)
                 except Exception as error:
                     raise _Raised(error) from error
             if not self._insert_step(connection, claim, name, result, time.monotonic() - began):
@@ -126,7 +129,7 @@ class Stepping(Claims):
 
         for tries in itertools.count(1):
             try:
-                return self.db.run_once(work, claim.task_id)
+                return enclosure.run_once(work, claim.task_id)
             except _Fenced:
                 self._refuse_claim(claim, "step", actor)
             except _Raised as raised:
@@ -138,16 +141,6 @@ class Stepping(Claims):
                 self._try_again(error, tries, at_work=False)
             time.sleep(random.uniform(0, 0.02 * 2**tries))  # noqa: S311 - spreading, not secrecy
         raise AssertionError  # it counts for ever
-
-    def transact(self, fn: Callable[..., Any], call: Callable[[Any], Any]) -> Any:
-        """Do something in a transaction of its own, as ``transact_step`` does, and record nothing.
-
-        Raises:
-            Exception: whatever ``call`` or the database raises; all was rolled back.
-        """
-        session = session_class(fn)
-        with self.db.connection() as connection, lent(connection, session) as given:
-            return call(given)
 
     def step_stands(self, claim: Claim, name: str) -> Content | None:
         """Return the result of a step that this claim has recorded, None when it has not and nothing is under way.

@@ -172,7 +172,9 @@ class Sweeping(Following):
         were due.
         """
         c = self.t.task.c
-        due = (c.publish_at <= self.dialect.instant_sql, c.broker == broker)
+        # In a transaction that wrote the rows itself, its start is before they were due.
+        now = self.dialect.clock_sql if self.db.lent else self.dialect.instant_sql
+        due = (c.publish_at <= now, c.broker == broker)
 
         def work(connection: sa.Connection) -> tuple[list[Ring], int]:
             columns = (
