@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from celery_durable.errors import SettingsError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from celery_durable.ledger import Enclosure
+    from celery_durable.ledger.sandbox import HostSandbox
     from celery_durable.transactions import Block
     from celery_durable.wiring import Plugin
 
@@ -38,6 +41,9 @@ class Host(Protocol):
 
     def enclosure(self) -> Enclosure:
         """Return the transaction of the framework's own that a step is done in."""
+
+    def sandbox(self, path: Path) -> HostSandbox:
+        """Return what has the framework use a SQLite file in place of the ledger's database, for crash tests."""
 
 
 def host_of(app: Any, url: object) -> Host | None:

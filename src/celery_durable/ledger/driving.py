@@ -53,11 +53,6 @@ class Driven:
         self._raw.it = raw
         return self._engine.connect()
 
-    def committed(self, connection: sa.Connection, *, after: bool) -> None:
-        """Tell failpoints that the owner's COMMIT comes, or has come."""
-        if failpoints.armed():
-            (injecting.committed if after else injecting.committing)(connection)
-
     def told(self, error: Exception, *, lost: bool) -> Exception:
         """Make SQLAlchemy's error of a framework's, behind which is the driver's; ``lost``: its connection too."""
         return told(error, self.module.Error, lost=lost)

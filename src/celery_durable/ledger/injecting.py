@@ -44,6 +44,15 @@ def listen(engine: sa.Engine) -> None:
     event.listen(engine, "commit", committing)
 
 
+def come_by(statement: str, *, after: bool) -> None:
+    """Come by the point of a statement that a framework executes.
+
+    Raises:
+        Injected: its connection is to be cut.
+    """
+    failpoints.strike(f"{_verb.get()}.statement", after=after, about=statement)
+
+
 def committing(connection: sa.Connection) -> None:
     """Come by the point before a commit that somebody else makes."""
     _strike(connection, "commit")

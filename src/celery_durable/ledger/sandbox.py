@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -19,28 +19,52 @@ from celery_durable.records import Envelope
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Callable
 
     from celery_durable.settings import Settings
 
+#: The file in the folder.
+FILE = "ledger.db"
 #: Julian day of the epoch, and the seconds of a day.
 _EPOCH, _DAY = 2440587.5, 86400.0
+
+
+class HostSandbox(Protocol):
+    """The framework's database is a file, from ``open`` to ``close``."""
+
+    def empty(self) -> bytes:
+        """Return what the file holds before anything is done: the project's tables and the ledger's."""
+
+    def open(self, set_clock: Callable[[Any, object], None]) -> None:
+        """Have the framework use the file; ``set_clock`` is called with each connection that it makes."""
+
+    def close(self) -> None:
+        """Have it use its own database again."""
+
+    def dispose(self) -> None:
+        """Close its connection: a process is to be forked, or the file written anew."""
 
 
 class _Clocked(Database):
     """A SQLite database whose clock runs ahead by what stands in a file, for every process that has it open."""
 
-    def __init__(self, url: str, ahead: Path) -> None:
-        self._ahead = ahead
+    def __init__(self, url: str, ahead: Path, host: HostSandbox | None) -> None:
+        self._ahead, self._host = ahead, host
         super().__init__(url)
+
+    def dispose(self) -> None:
+        super().dispose()
+        if self._host is not None:
+            self._host.dispose()
 
     @property
     def engine(self) -> sa.Engine:
         engine = super().engine
-        if not event.contains(engine, "connect", self._set_clock):
-            event.listen(engine, "connect", self._set_clock)
+        if not event.contains(engine, "connect", self.set_clock):
+            event.listen(engine, "connect", self.set_clock)
         return engine
 
-    def _set_clock(self, connection: sqlite3.Connection, _record: object) -> None:
+    def set_clock(self, connection: sqlite3.Connection, _record: object) -> None:
         # The dialect's clock is julianday('now'): a function of ours takes its place.
         connection.create_function("julianday", 1, lambda _now: _EPOCH + (time.time() + self.ahead) / _DAY)
 
@@ -53,12 +77,14 @@ class _Clocked(Database):
 class SandboxLedger(Ledger):
     """A ledger in a folder of its own; what was asked of an app's ledger is asked of this one."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        """Make an empty one, in place of what the folder held."""
-        self._path, self._ahead = folder / "ledger.db", folder / "clock"
-        self._settings = settings
+    def __init__(self, settings: Settings, folder: Path, host: HostSandbox | None = None) -> None:
+        """Make an empty one, in place of what the folder held; ``host`` is a framework that uses the file as well."""
+        self._path, self._ahead = folder / FILE, folder / "clock"
+        self._nothing = _empty(settings.table_prefix) if host is None else host.empty()
         self._fill()
-        database = _Clocked(f"sqlite:///{self._path}", self._ahead)
+        database = _Clocked(f"sqlite:///{self._path}", self._ahead, host)
+        if host is not None:
+            host.open(database.set_clock)
         super().__init__(database, prefix=settings.table_prefix, republish_after=settings.republish_after)
 
     @property
@@ -75,7 +101,7 @@ class SandboxLedger(Ledger):
         for name in ("-wal", "-shm", "-journal"):
             Path(f"{self._path}{name}").unlink(missing_ok=True)
         self._ahead.unlink(missing_ok=True)
-        self._path.write_bytes(_empty(self._settings.table_prefix))
+        self._path.write_bytes(self._nothing)
 
     def advance(self, seconds: float) -> None:
         """Move the clock on."""
@@ -121,4 +147,4 @@ def _empty(prefix: str) -> bytes:
         return path.read_bytes()
 
 
-__all__: list[Any] = ["SandboxLedger"]
+__all__ = ["FILE", "HostSandbox", "SandboxLedger"]

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from celery_durable import failures, wiring
 from celery_durable.errors import DurableError
-from celery_durable.ledger.sandbox import SandboxLedger
+from celery_durable.ledger.sandbox import FILE, SandboxLedger
 from celery_durable.testing.delivering import LONGEST_RUN, WORKER, deliver, deliver_in_child
 from celery_durable.testing.judging import Judging
 from celery_durable.testing.trail import Guide, Trail
@@ -52,11 +52,12 @@ class Sandbox(Judging):
         """Take an app, and an empty folder for its ledger."""
         self.app = wiring.unwrapped(app)
         self.folder = folder
-        settings = wiring.Plugin(self.app).settings
-        #: The sandbox's ledger.
-        self.ledger = SandboxLedger(settings, folder)
         self._side = wiring.Plugin(self.app)
-        self._side.__dict__.update(settings=settings, ledger=self.ledger)
+        host = self._side.host
+        self._host = host.sandbox(folder / FILE) if host is not None else None
+        #: The sandbox's ledger.
+        self.ledger = SandboxLedger(wiring.Plugin(self.app).settings, folder, self._host)
+        self._side.__dict__.update(settings=wiring.Plugin(self.app).settings, ledger=self.ledger)
         self._kept: dict[str, Any] = {}
 
     @property
@@ -87,6 +88,8 @@ class Sandbox(Judging):
         if "publisher" in self._side.__dict__:
             self._side.publisher.close()
         self.ledger.db.dispose()
+        if self._host is not None:
+            self._host.close()
         app.conf.changes.clear()
         app.conf.changes.update(kept["changes"])
         self._disconnect()

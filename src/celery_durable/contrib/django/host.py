@@ -11,10 +11,12 @@ from django.db import Error, connections, transaction
 
 from celery_durable.contrib.django.lending import Deferred, Joined, lender
 from celery_durable.contrib.django.place import alias_of, ledger_url
+from celery_durable.contrib.django.sandbox import DjangoSandbox
 from celery_durable.errors import StepError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from celery_durable.hosting import Host
     from celery_durable.ledger import Enclosure
@@ -80,6 +82,10 @@ class DjangoHost:
         """Return ``transaction.atomic()``."""
         return self._enclosure
 
+    def sandbox(self, path: Path) -> DjangoSandbox:
+        """Return what has Django use a SQLite file."""
+        return DjangoSandbox(self.alias, path)
+
 
 class Atomic:
     """A step's ``transaction.atomic()``: what its function writes by the ORM is committed together with its row."""
@@ -102,8 +108,12 @@ class Atomic:
             )
         lent = lender(connection)
         try:
-            with lent.committing(), transaction.atomic(using=self.alias):
-                return work(lent.connection())
+            with lent.watched(work):
+                with transaction.atomic(using=self.alias):
+                    result = work(lent.connection())
+                    lent.commits(after=False)
+                lent.commits(after=True)
+            return result  # noqa: TRY300 - what is raised above is the database's
         except Error as error:  # of BEGIN or COMMIT: what the function raises comes as something else
             lost = not connection.is_usable() if connection.connection is not None else True
             connection.close()

@@ -9,11 +9,11 @@ from functools import lru_cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from django.db import transaction
+from django.db import OperationalError, transaction
 
-from celery_durable import states, submission
+from celery_durable import failpoints, states, submission
 from celery_durable.errors import SubmitError
-from celery_durable.ledger import Submitted
+from celery_durable.ledger import Submitted, injecting
 from celery_durable.ledger.driving import Driven
 from celery_durable.transactions import Block
 
@@ -72,15 +72,34 @@ class DjangoLender:
             work(row_ids)
 
     @contextmanager
-    def committing(self) -> Iterator[None]:
-        """Tell failpoints of the commit that the block ends with."""
-        yield
-        if self._lent[1] is not None and not self._lent[1].invalidated:
-            self._driven.committed(self._lent[1], after=True)
+    def watched(self, work: Callable[..., Any]) -> Iterator[None]:
+        """Tell failpoints, if any is armed, of statements in the block, as those of the verb that wrote ``work``."""
+        if not failpoints.armed():
+            yield
+            return
+        with injecting.during(work), self._django.execute_wrapper(_come_by):
+            yield
+
+    def commits(self, *, after: bool) -> None:
+        """Tell failpoints that Django's COMMIT comes, or has come."""
+        if failpoints.armed():
+            (injecting.committed if after else injecting.committing)(self._lent[1])
 
     def told(self, error: Exception, *, lost: bool) -> Exception:
         """Make SQLAlchemy's error of Django's."""
         return self._driven.told(error, lost=lost)
+
+
+def _come_by(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:  # noqa: FBT001 - Django's way
+    """Come by the points of a statement of the ORM's."""
+    try:
+        injecting.come_by(sql, after=False)
+        answer = execute(sql, params, many, context)
+        injecting.come_by(sql, after=True)
+    except failpoints.Injected as injected:
+        context["connection"].close()
+        raise OperationalError("the connection was cut") from injected
+    return answer
 
 
 @lru_cache(maxsize=8)

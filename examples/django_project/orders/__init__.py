@@ -1,0 +1,1 @@
+"""Orders, their payments and invoices, and a report of each day."""

@@ -1,0 +1,6 @@
+"""Pages of the shop."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+urlpatterns = [path("admin/", admin.site.urls), path("", include("orders.urls"))]
