@@ -26,6 +26,21 @@ def span(micros: int) -> str:
     return f"{seconds:.0f} s"
 
 
+def moment(micros: int | None, now: int) -> str:
+    """Write a time absolutely and relatively: ``2030-01-02 12:03:11 (3 min ago)``."""
+    if micros is None:
+        return "-"
+    shown = datetime.fromtimestamp(micros / SECOND, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    return f"{shown} ({relative(micros, now)})"
+
+
+def relative(micros: int, now: int) -> str:
+    """``3 min ago`` or ``in 12 s``."""
+    if abs(now - micros) < SECOND:
+        return "now"
+    return f"{span(now - micros)} ago" if micros <= now else f"in {span(micros - now)}"
+
+
 def counted(number: int, noun: str) -> str:
     """``1 task``, ``2 tasks``, ``2 losses``."""
     plural = noun + ("es" if noun.endswith("s") else "s")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from celery_durable import states
@@ -23,15 +21,9 @@ from celery_durable.cli.pages import (
     steps_page,
     workers_table,
 )
-from celery_durable.explain import explain, look_up
 from celery_durable.failpoints import points
 from celery_durable.ledger import Ledger
-from celery_durable.wording import counted
-
-if TYPE_CHECKING:
-    from celery_durable.cli.common import Deployment
-    from celery_durable.explain import Explanation
-    from celery_durable.records import Record
+from celery_durable.wording import counted, moment
 
 
 @command
@@ -101,7 +93,7 @@ def show(ctx: click.Context, ref: str, *, full: bool, followed: bool, as_json: b
         output.emit(document)
         return
     to = output.console(ctx)
-    to.print(record_page(record, _explained(found, record).reason))
+    to.print(record_page(record, found.explained(record).reason))
     if steps:
         to.print(steps_page(steps, names, record.now))
     to.print(history_page(events, record.now))
@@ -115,7 +107,7 @@ def why(ctx: click.Context, ref: str, *, as_json: bool) -> None:
     """Say why a task stands where it stands, with the evidence."""
     found = ready(ctx)
     record = found.ledger.get(ref)
-    answer = _explained(found, record)
+    answer = found.explained(record)
     if as_json:
         output.emit(answer.as_json(record))
         return
@@ -126,7 +118,7 @@ def why(ctx: click.Context, ref: str, *, as_json: bool) -> None:
     for sentence in answer.evidence:
         to.print(output.line(f"  - {sentence}"))
     if answer.wake_at is not None:
-        to.print(output.plain(f"Looked at again: {output.moment(answer.wake_at, record.now)}", "dim"))
+        to.print(output.plain(f"Looked at again: {moment(answer.wake_at, record.now)}", "dim"))
 
 
 @command
@@ -160,11 +152,6 @@ def verify(ctx: click.Context, *, as_json: bool) -> None:
         output.console(ctx).print(output.plain("The five invariants hold.", "ok"))
     if violations:
         ctx.exit(1)
-
-
-def _explained(found: Deployment, record: Record) -> Explanation:
-    limit = found.max_retries(record.task)
-    return explain(record, look_up(found.ledger, record, max_retries=limit))
 
 
 @command

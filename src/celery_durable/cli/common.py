@@ -4,38 +4,13 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from celery_durable.deployment import Deployment
 from celery_durable.ledger import Ledger
 from celery_durable.wiring import plugin
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from celery_durable.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """The app that ``-A`` names, its settings and its ledger."""
-
-    app: Any
-    settings: Settings
-    ledger: Ledger
-
-    def redacted(self, task: str) -> Sequence[str]:
-        """Return the names that a task never shows; of a task that this app does not know none can be told."""
-        names: Sequence[str] = getattr(self.app.tasks.get(task), "redact", ())
-        return names
-
-    def max_retries(self, task: str) -> int | None:
-        """How often Celery retries a task; None when the app does not know the task or sets no limit."""
-        known = self.app.tasks.get(task)
-        limit = getattr(known, "max_retries", None)
-        return limit if isinstance(limit, int) else None
 
 
 def deployment(ctx: click.Context) -> Deployment:

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from celery_durable import states
 from celery_durable.cli import output
-from celery_durable.cli.pages import progress_of
 from celery_durable.errors import LedgerUnavailable
+from celery_durable.notes import progress_of
 from celery_durable.wording import SECOND, brief, clock, span
 
 if TYPE_CHECKING:

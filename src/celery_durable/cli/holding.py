@@ -12,7 +12,7 @@ from celery_durable.cli import output
 from celery_durable.cli.common import ready
 from celery_durable.cli.group import command
 from celery_durable.cli.moments import MOMENT
-from celery_durable.wording import brief, counted
+from celery_durable.wording import brief, counted, moment
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -38,7 +38,7 @@ def pause(ctx: click.Context, target: str, *, reason: str, until: datetime | tim
     if as_json:
         output.emit(made.as_json() | {"held": held})
         return
-    ends = "" if made.until is None else f" until {output.moment(made.until, made.now)}"
+    ends = "" if made.until is None else f" until {moment(made.until, made.now)}"
     click.echo(f"{kind} '{name}' is paused{ends}; {counted(held, 'queued task')} held back.")
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.padding import Padding
 
-from celery_durable.cli.output import Column, line, moment, plain, relative, table
-from celery_durable.cli.pages import ref_of
-from celery_durable.wording import brief, counted
+from celery_durable.cli.output import Column, line, plain, table
+from celery_durable.notes import ref_of
+from celery_durable.wording import brief, counted, moment, relative
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import click
@@ -14,8 +13,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-from celery_durable.wording import SECOND, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -93,21 +90,6 @@ def pairs(rows: Iterable[tuple[str, object]]) -> Table:
     for name, value in rows:
         made.add_row(name, value if isinstance(value, Text) else plain(value))
     return made
-
-
-def moment(micros: int | None, now: int) -> str:
-    """Write a time absolutely and relatively: ``2030-01-02 12:03:11 (3 min ago)``."""
-    if micros is None:
-        return "-"
-    shown = datetime.fromtimestamp(micros / SECOND, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
-    return f"{shown} ({relative(micros, now)})"
-
-
-def relative(micros: int, now: int) -> str:
-    """``3 min ago`` or ``in 12 s``."""
-    if abs(now - micros) < SECOND:
-        return "now"
-    return f"{span(now - micros)} ago" if micros <= now else f"in {span(micros - now)}"
 
 
 def shortened(traceback: str, *, keep: int = 8) -> tuple[str, int]:

@@ -9,9 +9,10 @@ from rich.console import Group
 from rich.text import Text
 
 from celery_durable import states
-from celery_durable.cli.output import Column, line, moment, pairs, plain, relative, shortened, table
+from celery_durable.cli.output import Column, line, pairs, plain, shortened, table
+from celery_durable.notes import note, progress_of, ref_of
 from celery_durable.redaction_shown import bounded
-from celery_durable.wording import SECOND, brief, clock, counted, span
+from celery_durable.wording import SECOND, brief, clock, counted, moment, relative, span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 #: Longest result of a step shown in the page of a task.
 RESULT_WIDTH = 200
-#: Longest key shown in a list in place of the task id.
-KEY_WIDTH = 36
 
 
 def states_line(counts: Mapping[str, int]) -> Text:
@@ -75,7 +74,7 @@ def records_table(records: Sequence[Record]) -> Table:
     )
     made = table(
         columns,
-        [(ref_of(r, records), plain(r.state, r.state), r.task, r.queue, _age(r), _note(r)) for r in records],
+        [(ref_of(r, records), plain(r.state, r.state), r.task, r.queue, _age(r), note(r)) for r in records],
     )
     made.expand = True
     return made
@@ -84,26 +83,6 @@ def records_table(records: Sequence[Record]) -> Table:
 def _age(r: Record) -> str:
     age = r.now - r.submitted_at
     return span(age) if age >= SECOND else "0 s"
-
-
-def ref_of(r: Record, among: Sequence[Record]) -> str:
-    """Return the key if that says more than the id, and no other task listed has the same."""
-    unusable = r.duplicate_of is not None or len(r.key) > KEY_WIDTH or not r.key.isprintable()
-    if unusable or any(o.key == r.key and o.task != r.task for o in among):
-        return r.task_id
-    return r.key
-
-
-def _note(r: Record) -> str:
-    if r.state == states.RUNNING:
-        return f"{r.lease_owner} since {relative(r.started_at or r.now, r.now)}"
-    if r.state == states.WAITING:
-        return f"{r.wait_kind} {relative(r.wake_at or r.now, r.now)}: {r.wait_reason}"
-    if r.state == states.DEAD:
-        return f"{r.failure_kind}: {r.failure.headline}" if r.failure else str(r.failure_kind)
-    if r.state == states.CANCELLED:
-        return r.cancel_reason or ""
-    return f"lost {counted(r.losses, 'time')}" if r.losses else ""
 
 
 def record_page(r: Record, reason: str) -> RenderableType:
@@ -164,17 +143,6 @@ def steps_page(steps: Sequence[Step], names: Sequence[str], now: int) -> Rendera
     made = table(columns, rows)
     made.expand = True
     return Group(Text(), made)
-
-
-def progress_of(r: Record) -> str:
-    """Say how far a task said it is: ``30 of 120 (25 %): reading``."""
-    told = r.decoded_progress()
-    if told is None:
-        return ""
-    done, total = told["done"], told["total"]
-    text = f"{done:g}" if total is None else f"{done:g} of {total:g}"
-    share = f" ({100 * done / total:.0f} %)" if total else ""
-    return text + share + (f": {brief(told['note'])}" if told["note"] else "")
 
 
 def history_page(events: Sequence[Event], now: int) -> RenderableType:

@@ -28,6 +28,7 @@ from celery_durable.ledger.results import Seen, Stored
 from celery_durable.ledger.running import Asked, Running
 from celery_durable.ledger.sightings import Sighting, Sightings
 from celery_durable.ledger.stepping import Stepping
+from celery_durable.ledger.surveying import Count, Likeness, Surveying
 from celery_durable.ledger.sweeping import Glance, Ring, Sweeping
 from celery_durable.ledger.verifying import Verifying
 
@@ -35,12 +36,15 @@ if TYPE_CHECKING:
     from celery_durable.settings import Settings
 
 __all__ = [
-    "Asked", "Batch", "Casualties", "Claiming", "Enclosure", "Failed", "FailureGroup", "Glance", "Ledger", "Lender",
-    "Parcel", "Part", "Presence", "Ring", "Seen", "Sighting", "Stored", "Stranger", "Submitted", "Which",
+    "Asked", "Batch", "Casualties", "Claiming", "Count", "Enclosure", "Failed", "FailureGroup", "Glance", "Ledger",
+    "Lender", "Likeness", "Parcel", "Part", "Presence", "Ring", "Seen", "Sighting", "Stored", "Stranger", "Submitted",
+    "Which",
 ]  # fmt: skip
 
 
-class Ledger(Bulk, Parking, Sightings, Stepping, Sweeping, Running, Operating, Chords, Reporting, Querying, Verifying):
+class Ledger(
+    Bulk, Parking, Sightings, Stepping, Sweeping, Running, Operating, Chords, Reporting, Surveying, Querying, Verifying
+):
     """One ledger: a database and a table prefix. Safe to share between threads and to use after a fork."""
 
     @classmethod

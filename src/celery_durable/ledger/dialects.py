@@ -29,7 +29,8 @@ class Dialect:
 
     ``clock`` is the wall clock when a value is stored, ``instant`` the statement's start, which an
     index condition may use (PROTOCOL 10); both in microseconds since the epoch.
-    ``one_statement`` tells that a move and its history row fit into one statement.
+    ``one_statement`` tells that a move and its history row fit into one statement, ``skips_in_groups`` that a GROUP BY
+    seeks from group to group in an index instead of reading it whole.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Dialect:
     instant: str
     one_statement: bool
     skip_locked: bool
+    skips_in_groups: bool
     engine_options: dict[str, Any]
     faults: Callable[[exc.DBAPIError], str | None]
 
@@ -109,6 +111,7 @@ POSTGRESQL = Dialect(
     instant=_PG.format("now()"),
     one_statement=True,
     skip_locked=True,
+    skips_in_groups=False,
     engine_options={
         "connect_args": {
             "connect_timeout": CONNECT_TIMEOUT,
@@ -125,6 +128,7 @@ MYSQL = Dialect(
     instant=_MYSQL_CLOCK,
     one_statement=False,
     skip_locked=True,
+    skips_in_groups=True,
     engine_options={
         "isolation_level": "READ COMMITTED",
         "connect_args": {
@@ -141,6 +145,7 @@ SQLITE = Dialect(
     instant=_SQLITE_CLOCK,
     one_statement=False,
     skip_locked=False,
+    skips_in_groups=False,
     engine_options={"connect_args": {"timeout": STATEMENT_TIMEOUT, "check_same_thread": False}},
     faults=_sqlite_faults,
 )
