@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 from kombu.transport.filesystem import Transport as FilesystemTransport
 
-from tests.services import MariaDB, MissingServerError, Postgres, RabbitMQ, Redis, Server
+from tests.services import Browser, MariaDB, MissingServerError, Postgres, RabbitMQ, Redis, Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +72,12 @@ def postgres_server() -> Iterator[Postgres]:
 def mariadb_server() -> Iterator[MariaDB]:
     """The session's MariaDB."""
     yield from _serve(MariaDB)
+
+
+@pytest.fixture(scope="session")
+def browser_driver() -> Iterator[Browser]:
+    """The session's driver of a headless browser."""
+    yield from _serve(Browser)
 
 
 @pytest.fixture(autouse=True)

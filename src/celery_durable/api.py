@@ -159,14 +159,14 @@ class LedgerView:
         kind, name = self.target(target)
         return self._ledger.pause(kind, name, reason, until=when(until), actor=actor())
 
-    def resume(self, target: str) -> int:
+    def resume(self, target: str, reason: str = "") -> int:
         """End a pause and queue what it held; return how many rows that were. Calling it again goes on after a crash.
 
         Raises:
             BadRequest: the target cannot be read.
         """
         kind, name = self.target(target)
-        return self._ledger.resume(kind, name, actor=actor())
+        return self._ledger.resume(kind, name, reason, actor=actor())
 
     # Submissions --------------------------------------------------------------------------------------
 

@@ -9,10 +9,11 @@ Nothing outlives the process that started a server, not even when that process i
 """
 
 from .base import Server
+from .browser import Browser
 from .find import MissingServerError
 from .mariadb import MariaDB
 from .postgres import Postgres
 from .rabbitmq import RabbitMQ
 from .redis_server import Redis
 
-__all__ = ["MariaDB", "MissingServerError", "Postgres", "RabbitMQ", "Redis", "Server"]
+__all__ = ["Browser", "MariaDB", "MissingServerError", "Postgres", "RabbitMQ", "Redis", "Server"]

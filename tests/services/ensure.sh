@@ -19,6 +19,8 @@ look() {
     want rabbitmq-server rabbitmq-server
     want mariadbd mariadb-server
     want postgres postgresql
+    want chromium chromium
+    want chromedriver chromium-driver
 }
 
 look

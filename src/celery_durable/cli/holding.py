@@ -44,7 +44,8 @@ def pause(ctx: click.Context, target: str, *, reason: str, until: datetime | tim
 
 @command
 @click.argument("target")
-def resume(ctx: click.Context, target: str, *, as_json: bool) -> None:
+@click.option("--reason", default="", help="Why; it stands in the history of what is let go.")
+def resume(ctx: click.Context, target: str, *, reason: str, as_json: bool) -> None:
     """End a pause.
 
     TARGET is task:NAME or queue:NAME, or a bare name that can only mean one of them. What it held back is queued at
@@ -53,7 +54,7 @@ def resume(ctx: click.Context, target: str, *, as_json: bool) -> None:
     view = _view(ctx)
     kind, name = view.target(target)
     was = any((p.kind, p.target) == (kind, name) for p in view.pauses())
-    released = view.resume(f"{kind}:{name}")
+    released = view.resume(f"{kind}:{name}", reason)
     if not was and not released:
         raise click.ClickException(f"{kind} '{name}' is not paused.")
     if as_json:

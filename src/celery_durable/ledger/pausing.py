@@ -62,7 +62,7 @@ class Pausing(Room):
             self._look_again(kind, target, actor, "another pause ended")
         return sum(self._hold(ids) for ids in self._ids(kind, target, self.in_state(states.QUEUED)))
 
-    def resume(self, kind: str, target: str, *, actor: str) -> int:
+    def resume(self, kind: str, target: str, reason: str = "", *, actor: str) -> int:
         """End the pause of a task or queue and queue what it held; return how many rows that were.
 
         What another pause concerns as well goes on waiting for that one. After a crash half-way some rows still wait:
@@ -75,7 +75,8 @@ class Pausing(Room):
             connection.execute(sa.delete(p).where(p.c.kind == kind, p.c.target == target))
 
         self.db.run(work)
-        return self._look_again(kind, target, actor, f"{kind} {target!r} was resumed")
+        told = f"{kind} {target!r} was resumed" + (f": {reason}" if reason else "")
+        return self._look_again(kind, target, actor, told)
 
     def hold(self, task_id: str) -> bool:
         """Hold back a queued row that a pause concerns; False when none does any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
     from celery_durable.records import Failure
 
-#: Where counts end, of rows and of failures that are alike; how many fingerprints are told.
-MANY, ALIKE, FINGERPRINTS = 10_000, 1_000, 500
+#: Where counts end: of rows, of failures that are alike, of dead tasks whose failures are looked at.
+MANY, ALIKE, DEAD = 10_000, 1_000, 2_000
+#: How many fingerprints are told.
+FINGERPRINTS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,21 +137,15 @@ class Surveying(Room):
         return self._ask(ends.where(walk.c.fingerprint.is_not(None)).limit(FINGERPRINTS))
 
     def _dead_of(self) -> dict[str, Count]:
-        """Count the dead by the fingerprint that they died of, up to ``MANY`` on the whole."""
+        """Count the dead by the fingerprint that they died of, up to ``DEAD`` on the whole."""
         f, c = self.t.failure.c, self.t.task.c
         dead = sa.select(c.id).where(c.failure_kind.is_not(None), self.in_state(states.DEAD), c.observed == 0)
-        some = dead.order_by(c.failure_kind, c.id).limit(MANY).subquery()
-        last = (
-            sa.select(sa.func.max(f.id).label("id"))
-            .select_from(some.join(self.t.failure, f.task_row == some.c.id))
-            .group_by(some.c.id)
-            .subquery()
-        )
-        joined = last.join(self.t.failure, f.id == last.c.id)
-        query = sa.select(f.fingerprint, sa.func.count().label("dead")).select_from(joined).group_by(f.fingerprint)
-        rows = self._ask(query)
-        more = sum(row.dead for row in rows) >= MANY
-        return {row.fingerprint: Count(row.dead, more=more) for row in rows}
+        some = dead.order_by(c.failure_kind, c.id).limit(DEAD).subquery()
+        # One look for each: a join would be planned as if all failures were asked for.
+        last = sa.select(f.fingerprint).where(f.task_row == some.c.id).order_by(f.id.desc()).limit(1)
+        found = [row[0] for row in self._ask(sa.select(last.correlate(some).scalar_subquery()).select_from(some))]
+        counted = Counter(fingerprint for fingerprint in found if fingerprint is not None)
+        return {fingerprint: Count(number, more=len(found) >= DEAD) for fingerprint, number in counted.items()}
 
     def _counted(self, queries: dict[str, sa.Select[Any]], limit: int) -> dict[str, Count]:
         """Count the rows of several queries at once, none further than the limit."""
@@ -165,4 +162,4 @@ class Surveying(Room):
         return self.db.run(lambda connection: connection.execute(query).all(), read_only=True)
 
 
-__all__ = ["ALIKE", "FINGERPRINTS", "MANY", "Count", "Likeness", "Surveying"]
+__all__ = ["ALIKE", "DEAD", "FINGERPRINTS", "MANY", "Count", "Likeness", "Surveying"]

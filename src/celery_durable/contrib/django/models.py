@@ -73,6 +73,19 @@ Task = _model(
     ],
 )  # fmt: skip
 Failure = _model("Failure", "failure", "An attempt that failed or was lost.", ordering=["-id"])
+
+
+class FailureGroup(Failure):  # type: ignore[misc, valid-type]
+    """Failures that are alike, as one entry of the admin's index."""
+
+    class Meta:
+        """The same table, and no permission of its own."""
+
+        proxy = True
+        default_permissions = ()
+        verbose_name_plural = "failures by likeness"
+
+
 Event = _model("Event", "event", "A line of the history.", ordering=["id"], verbose_name_plural="history")
 Step = _model("Step", "step", "A step that is done, or what a run keeps for the next.")
 Signal = _model("Signal", "signal", "An event that was sent to a task.")
