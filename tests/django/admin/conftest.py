@@ -23,11 +23,11 @@ def shop(tmp_path_factory):
     app.conf.broker_transport_options = {"data_folder_in": str(folder), "data_folder_out": str(folder)}
     app.conf.durable_ledger_url = "django://default"
 
-    @app.task(base=DurableTask, name="shop.charge", redact=["card"])
+    @app.task(base=DurableTask, name="shop.charge", redact=["voucher"], shared=False)
     def charge(order, card):
         raise NotImplementedError
 
-    @app.task(base=DurableTask, name="shop.invoice")
+    @app.task(base=DurableTask, name="shop.invoice", shared=False)
     def invoice(order):
         raise NotImplementedError
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
-
 from celery_durable import failures, states
 from celery_durable.ledger import Presence
 from celery_durable.steps import Content
@@ -15,7 +13,6 @@ from tests.ledger.kit import BROKER, cancelled, claimed, gone, queued, running, 
 if TYPE_CHECKING:
     from celery_durable.ledger import Ledger
 
-TOKEN = "tok_51HqLyjWDarj"
 JSON = "application/json"
 
 
@@ -57,7 +54,9 @@ def seed(ledger: Ledger) -> dict[str, int]:
     made["ORD-12"] = queued(ledger, "ORD-12").row_id
     made["INV-1"] = queued(ledger, "INV-1", task="shop.invoice", queue="mail").row_id
     busy = running(ledger, "ORD-13")
-    ledger.record_step(busy, "charge", Content(b'{"card": "4242 4242 4242 4242"}', JSON), seconds=0.4, actor="w")
+    ledger.record_step(
+        busy, "charge", Content(b'{"card": "4242 4242 4242 4242", "voucher": "TEA-5"}', JSON), seconds=0.4, actor="w"
+    )
     ledger.progress(busy, json.dumps({"done": 30, "total": 120, "note": "booking"}))
     made["ORD-13"] = busy.row_id
     return made
@@ -79,9 +78,3 @@ def _dead(ledger: Ledger, key: str, call: Any, kind: str) -> int:
 def history(ledger: Ledger, row_id: int) -> list[tuple[str, str, str]]:
     """What was done to a row: verb, by whom, why."""
     return [(e.verb, e.actor, e.reason) for e in ledger.events(row_id)]
-
-
-def count(ledger: Ledger, state: str) -> int:
-    c = ledger.t.task.c
-    query = sa.select(sa.func.count()).where(c.state == state)
-    return int(ledger.db.run(lambda connection: connection.execute(query).scalar_one(), read_only=True))

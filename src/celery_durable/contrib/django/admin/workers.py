@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.http import HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -34,7 +35,8 @@ class WorkerAdmin(LedgerAdmin):
         """Show one, with what it runs."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        found = next((w for w in deployment().ledger.workers() if w.id == object_id), None)
+        worker_id = unquote(object_id)
+        found = next((w for w in deployment().ledger.workers() if w.id == worker_id), None)
         if found is None:
             return HttpResponseRedirect(reverse("admin:celery_durable_worker_changelist"))
         live = Task.objects.filter(state=states.RUNNING, finished_at__isnull=True, lease_owner=found.id)
