@@ -20,7 +20,6 @@ from celery_durable.contrib.django.models import Failure, Task
 from celery_durable.notes import note, progress_of
 from celery_durable.records import Failure as Mishap
 from celery_durable.redaction_shown import bounded
-from celery_durable.wording import counted
 
 if TYPE_CHECKING:
     from celery_durable.deployment import Deployment
@@ -169,7 +168,7 @@ def _page(found: Deployment, record: Record, *, everything: bool) -> dict[str, A
     result = record.decoded_result() if record.state == states.SUCCEEDED else None
     return {
         "record": record, "answer": answer, "facts": timeline.facts_of(record), "entries": entries[hidden:],
-        "hidden": hidden and f"{counted(hidden, 'earlier entry').replace('entrys', 'entries')}",
+        "hidden": hidden,
         "progress": progress, "far": progress_of(record),
         "result": None if result is None else bounded(result, RESULT_WIDTH),
         "family": [

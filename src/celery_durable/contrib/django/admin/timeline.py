@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_durable import states
 from celery_durable.redaction_shown import bounded
-from celery_durable.wording import clock, relative, span
+from celery_durable.wording import clock, counted, moment, relative, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -131,8 +131,6 @@ def _used(f: Failure) -> tuple[str, str]:
 
 def facts_of(r: Record) -> list[tuple[str, Any]]:
     """Tell the facts of a record, pairs of a name and a text; times in UTC."""
-    from celery_durable.wording import counted, moment
-
     rows = [
         ("task", r.task),
         ("task id", r.task_id),
