@@ -53,7 +53,7 @@ class State(Choice):
 class Kind(Choice):
     """By the kind of the failure that a task died of."""
 
-    title, parameter_name, column = "died of", "failure_kind", "failure_kind"
+    title, parameter_name, column = "kind of failure", "failure_kind", "failure_kind"
 
     def names(self) -> list[str]:
         """All kinds."""
