@@ -33,6 +33,16 @@ MUTANTS = [
         "row.claims == claim.claims and row.claim_token == claim.token\n", "row.claims == claim.claims\n", "rule_01",
     ),
     Mutant(
+        "rule 1: the fence check is gone (statement)", CLAIMING,
+        '''            c.claims == given("claims", sa.Integer),
+            c.claim_token == given("token", sa.String),
+''', "", "rule_01",
+    ),
+    Mutant(
+        "rule 1: the fence check is gone (locked row)", CLAIMING,
+        " and row.claims == claim.claims and row.claim_token == claim.token\n", "\n", "rule_01",
+    ),
+    Mutant(
         "rule 1: a settle is taken for one's own by its number", CLAIMING,
         "row.state != states.RUNNING and row.claim_token == claim.token and", "row.state != states.RUNNING and", "rule_01",
     ),
@@ -114,7 +124,7 @@ MUTANTS = [
         "(finished_at IS NOT NULL AND publish_at IS NOT NULL)", "(finished_at IS NOT NULL)", "illegal_row",
     ),
     Mutant(
-        "rule 7: publish_at stays where it is", SWEEPING,
+        "rule 7: the publish_at move is gone", SWEEPING,
         '{"publish_at": self.dialect.clock_sql + micros(interval)}', '{"publish_at": c.publish_at}', "rule_07",
     ),
     Mutant("rule 7: intervals grow for ever", SWEEPING, "min(MAX_INTERVAL, self.republish_after * 2.0 ** min(row.rings, 10))", "self.republish_after * 2.0 ** min(row.rings, 10)", "rule_07"),
@@ -168,7 +178,7 @@ MUTANTS = [
         "            if row is None:\n                return self._refused(old, token, envelope_no)\n            if row is not None:",
         "rule_19",
     ),
-    Mutant("rule 19: a row is judged without its lock", CLAIMING, "self._judged.with_for_update()", "self._judged", "rule_19"),
+    Mutant("rule 19: a row is judged without its lock (FOR UPDATE)", CLAIMING, "self._judged.with_for_update()", "self._judged", "rule_19"),
     Mutant(
         "rule 19: a lent transaction judges by its snapshot", SUBMITTING,
         "seen = self._ask(query) or connection.execute(query).all()", "seen = connection.execute(query).all()", "rule_19",
