@@ -20,7 +20,7 @@ comma := ,
 space := $(subst ,, )
 EXTRAS = $(subst $(space),$(comma),$(strip $(foreach name,redis postgres mysql,$(findstring $(name),$(ARGS)))))
 
-.PHONY: help venv servers check format test slow matrix pains demo clean
+.PHONY: help venv servers check format test slow matrix crash pains demo clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -45,10 +45,13 @@ test: servers  ## the tests, on real servers; the crash matrix in small (ARGS= f
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadgroup -m "matrix or not slow" $(ARGS)
 
 slow: servers  ## the tests that take minutes each: a million rows
-	$(BIN)/python -m pytest tests -m "slow and not matrix" $(ARGS)
+	$(BIN)/python -m pytest tests -m "slow and not (matrix or crash)" $(ARGS)
 
 matrix: servers  ## the crash matrix in full size
 	DURABLE_MATRIX=full $(BIN)/python -m pytest tests/crash -m matrix $(ARGS)
+
+crash: servers  ## every failpoint x action x ledger x broker: a strike at each, and nothing is lost or doubled
+	$(BIN)/python -m pytest tests/points -n $(WORKERS) --dist loadgroup -m crash $(ARGS)
 
 pains: servers  ## 17 things that users of Celery lose, each with a stock task and with ours (ARGS=--json, --write, rows)
 	@$(BIN)/python -m tests.pains $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -93,27 +94,39 @@ def _revive(server: Server) -> None:
     server.start()
 
 
-@pytest.fixture(params=DIALECTS)
-def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The SQLAlchemy URL of a fresh, empty database, in turn of every dialect; dropped afterwards."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'ledger.db'}"
+@contextmanager
+def ledger_of(request: pytest.FixtureRequest, dialect: str, folder: Path) -> Iterator[str]:
+    """The SQLAlchemy URL of a fresh, empty database; dropped afterwards."""
+    if dialect == "sqlite":
+        yield f"sqlite:///{folder / 'ledger.db'}"
         return
-    server = request.getfixturevalue({"postgresql": "postgres_server", "mariadb": "mariadb_server"}[request.param])
+    server = request.getfixturevalue({"postgresql": "postgres_server", "mariadb": "mariadb_server"}[dialect])
     url = server.database()
     yield url
     _revive(server)
     server.drop(url)
 
 
+@pytest.fixture(params=DIALECTS)
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The SQLAlchemy URL of a fresh, empty database, in turn of every dialect; dropped afterwards."""
+    with ledger_of(request, request.param, tmp_path) as url:
+        yield url
+
+
+def broker_of(request: pytest.FixtureRequest, name: str, folder: Path) -> Broker:
+    """An empty broker."""
+    if name == "filesystem":
+        return _filesystem_broker(folder / "broker")
+    server = request.getfixturevalue(f"{name}_server")
+    url = server.db() if name == "redis" else server.vhost()
+    return Broker(name, url, {"broker_url": url}, server)
+
+
 @pytest.fixture(params=BROKERS)
 def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Broker:
     """An empty broker, in turn of every kind that we promise to work with."""
-    if request.param == "filesystem":
-        return _filesystem_broker(tmp_path / "broker")
-    server = request.getfixturevalue(f"{request.param}_server")
-    url = server.db() if request.param == "redis" else server.vhost()
-    return Broker(request.param, url, {"broker_url": url}, server)
+    return broker_of(request, request.param, tmp_path)
 
 
 def _filesystem_broker(folder: Path) -> Broker:

@@ -34,9 +34,9 @@ MUTANTS = [
     ),
     Mutant(
         "rule 1: the fence check is gone (statement)", CLAIMING,
-        '''            c.claims == given("claims", sa.Integer),
+        """            c.claims == given("claims", sa.Integer),
             c.claim_token == given("token", sa.String),
-''', "", "rule_01",
+""", "", "rule_01",
     ),
     Mutant(
         "rule 1: the fence check is gone (locked row)", CLAIMING,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from celery import Celery
     from celery.result import AsyncResult
 
     from celery_durable.records import Record
@@ -57,6 +58,10 @@ def environment(conf: dict[str, Any], folder: Path) -> dict[str, str]:
 class Stage:
     """Everything one test plays with; `close` ends all of it."""
 
+    #: What makes the app, and the module in which workers find it.
+    build: Callable[..., Celery] = staticmethod(build)
+    module = "tests.crash.app"
+
     def __init__(self, folder: Path, broker: dict[str, Any], ledger_url: str, **conf: Any) -> None:
         options = {"polling_interval": 0.1} | broker.get("broker_transport_options", {})
         if not broker["broker_url"].startswith("amqp"):
@@ -64,10 +69,10 @@ class Stage:
         self.folder = folder
         self.conf = FAST | broker | {"durable_ledger_url": ledger_url} | conf
         self.env = environment(self.conf, folder)
-        self.app = build(self.conf, folder)
+        self.app = self.build(self.conf, folder)
         self.side = plugin(self.app)
         self.witness = Witness(folder / "witness")
-        self.fleet = Fleet(folder, self.env)
+        self.fleet = Fleet(folder, self.env, self.module)
         Ledger.open(self.side.settings).migrate()
 
     @property
@@ -199,7 +204,7 @@ class Stage:
 
     def audit(self) -> None:
         """`celery durable verify` by its command; it says so by its exit code as well."""
-        words = ["-A", "tests.crash.app", "durable", "verify", "--json"]
+        words = ["-A", self.module, "durable", "verify", "--json"]
         out, err = self.folder / "verify.json", self.folder / "verify.err"
         code = Forked(words, folder=ROOT, env={**os.environ, **self.env}, out=out, err=err).wait(PATIENCE)
         assert code == 0, f"verify exits {code}:\n{out.read_text()}{err.read_text()}"

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import sqlalchemy as sa
 
 from celery_durable import failpoints
 from celery_durable.errors import LedgerUnavailable, SettingsError
@@ -63,6 +64,18 @@ def test_a_success_whose_reply_is_lost_is_a_success(ledger, armed):
 
     assert row_of(ledger, claim.row_id).state == "succeeded"
     assert [e.verb for e in ledger.events(claim.row_id)].count("succeed") == 1
+
+
+@pytest.mark.parametrize("place", ["statement", "commit"])
+def test_work_in_a_transaction_of_the_callers_comes_by_its_points(ledger, armed, tmp_path, place):
+    there, engine = armed(f"submit.{place}=raise", str(tmp_path)), sa.create_engine(ledger.db.url)
+
+    with pytest.raises(LedgerUnavailable, match="begin it again"), engine.connect() as connection, connection.begin():
+        there.within(there.lender(connection)).submit(submission("order-1"))
+
+    assert [mark.name for mark in tmp_path.iterdir()] == [f"submit.{place}-raise"]
+    assert ledger.find(limit=9) == []
+    engine.dispose()
 
 
 CHILD = """

@@ -24,6 +24,11 @@ def bad(**options) -> Parcel:
     return Parcel(submission(**options), flawed())
 
 
+def told_otherwise(parcel: Parcel) -> Parcel:
+    envelope = replace(parcel.submission.envelope, body=b"something else")
+    return replace(parcel, submission=replace(parcel.submission, envelope=envelope))
+
+
 def unknown(**options) -> Parcel:
     return Parcel(submission(**options))
 
@@ -42,16 +47,30 @@ def test_many_bad_messages_become_dead_rows_with_history_and_failure(ledger):
 
 def test_a_bad_message_whose_id_is_taken_gets_one_of_its_own(ledger):
     taken = kit.queued(ledger)
-    twice = bad()
-    parcels = [bad(task_id=taken.task_id), twice, replace(twice), bad()]
+    other = bad()
+    parcels = [told_otherwise(bad(task_id=taken.task_id)), other, told_otherwise(other)]
 
-    assert ledger.take_in(parcels, actor=ACTOR) == ["parked"] * 4
+    assert ledger.take_in(parcels, actor=ACTOR) == ["parked"] * 3
 
     assert row_of(ledger, taken.task_id).state == "queued"
-    assert len(rows(ledger)) == 5
+    assert len(rows(ledger)) == 4
     assert sorted(r.idempotency_key for r in rows(ledger) if r.state == "dead") == sorted(
         p.submission.key for p in parcels
     )
+    assert ledger.verify() == []
+
+
+def test_a_bad_message_that_comes_again_has_one_row(ledger):
+    """It is delivered again where a worker died before it was acknowledged, or the reply to its row was lost."""
+    twice = bad()
+
+    assert ledger.take_in([twice, replace(twice), bad()], actor=ACTOR) == ["parked", "known", "parked"]
+    assert ledger.take_in([twice], actor=ACTOR) == ["known"]
+    waits = unknown()
+    assert ledger.take_in([waits], actor=ACTOR) == ["parked"]
+    assert ledger.take_in([replace(waits, failure=flawed())], actor=ACTOR) == ["known"], "read in another way"
+
+    assert len(rows(ledger)) == 3
     assert ledger.verify() == []
 
 

@@ -56,15 +56,16 @@ class Borrowed(Database):
         connection = self._connection()
         gone: list[bool] = [True]
         try:
-            with _savepoint(connection) as gone, self._patience(connection):
+            with injecting.borrowed(connection, work), _savepoint(connection) as gone, self._patience(connection):
                 self._check(connection)
-                with injecting.during(work):
-                    return work(connection)
+                answer = work(connection)
+                injecting.releasing(connection)
         except exc.DBAPIError as error:
             told = self._told(error, connection, kept=not gone, task_id=task_id)
             if told is None:
                 raise
             raise told from error
+        return answer
 
     def _connection(self) -> sa.Connection:
         try:
@@ -107,7 +108,7 @@ class Borrowed(Database):
             try:
                 yield
             finally:
-                with suppress(exc.DBAPIError):
+                with suppress(exc.SQLAlchemyError):  # also of a connection that is known to be lost
                     connection.execute(sa.text(f"SET SESSION innodb_lock_wait_timeout = {before}"))
         else:
             yield

@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from celery_durable import failpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    import sqlalchemy as sa
 
 _verb: ContextVar[str] = ContextVar("durable_verb", default="")
 
@@ -61,6 +60,28 @@ def committing(connection: sa.Connection) -> None:
 def committed(connection: sa.Connection) -> None:
     """Come by the point after a commit: SQLAlchemy tells of it before."""
     _strike(connection, "commit", after=True)
+
+
+@contextmanager
+def borrowed(connection: object, work: Callable[..., object]) -> Iterator[None]:
+    """Come by the points of ``work`` in a transaction of the caller's: its commit is the release of its savepoint.
+
+    Of a framework's connection only the verb is known here: ``come_by`` tells of its statements.
+    """
+    with during(work):
+        if not failpoints.armed() or not isinstance(connection, sa.Connection):
+            yield
+            return
+        if not event.contains(connection.engine, "before_cursor_execute", _before):
+            listen(connection.engine)
+        yield
+        committed(connection)
+
+
+def releasing(connection: object) -> None:
+    """Come by the point before the savepoint of borrowed work is released."""
+    if failpoints.armed() and isinstance(connection, sa.Connection):
+        committing(connection)
 
 
 def _before(connection: sa.Connection, _cursor: Any, statement: str, *_: Any) -> None:

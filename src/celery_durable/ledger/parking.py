@@ -120,6 +120,8 @@ class Parking(Submitting, Registry):
             if found:
                 row_id = self.make_way(connection, found[0], self._parked(parcel), actor)
                 row_id = row_id or self._insert(connection, self._parked(parcel), "park", actor, _reason(parcel))
+        if row_id is None and failure is not None and self._is_kept(connection, sub):
+            return KNOWN
         if row_id is None:
             # Its id belongs to somebody else: the row is found by its key all the same.
             apart = str(uuid4())
@@ -129,6 +131,13 @@ class Parking(Submitting, Registry):
         if failure is not None and row_id is not None:
             self.writer.failure(connection, row_id, 0, failure)
         return PARKED
+
+    def _is_kept(self, connection: sa.Connection, sub: Submission) -> bool:
+        """Whether this very message has its row already: it was delivered again, or the reply was lost."""
+        found = self.writer.lock(connection, self.t.task.c.task_id == sub.task_id)
+        if not found or (found[0].task_id, found[0].task) != (sub.task_id, sub.task):
+            return False
+        return Envelope.load(found[0].envelope, found[0].body).body == sub.envelope.body
 
     def _move_own(self, connection: sa.Connection, parcel: Parcel, mark: tuple[str, int], actor: str) -> str | None:
         """Move the row that a message belongs to; None when there is no such row (PROTOCOL 6)."""
