@@ -305,6 +305,14 @@ def keep_results(c: Client) -> None:
     backend.cleanup()
 
 
+@errand("ask_all")
+def survey(c: Client) -> None:
+    """Counts, as a page of all tasks shows them."""
+    ref = c.submit("works", "counted")
+    assert c.side.ledger.count_all().number
+    c.until(ref, *OVER)
+
+
 @errand("observe")
 def be_observed(c: Client) -> None:
     """Stock tasks: no promise is made of them, and none is judged."""
