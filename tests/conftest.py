@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+from celery import _state
 from kombu.transport.filesystem import Transport as FilesystemTransport
 
 from tests.services import Browser, MariaDB, MissingServerError, Postgres, RabbitMQ, Redis, Server
@@ -49,6 +50,14 @@ def _serve(kind: type[S]) -> Iterator[S]:
         _shared.append(server)
         yield server
         _shared.remove(server)
+
+
+@pytest.fixture(autouse=True)
+def apart() -> Iterator[None]:
+    """Tasks of a test are those of its own apps: Celery gives shared ones to every later app of the process."""
+    finalizers = set(_state._on_app_finalizers)
+    yield
+    _state._on_app_finalizers.intersection_update(finalizers)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from celery import _state
 
 from tests.worker.kit import closed, make_app
 
@@ -28,7 +27,6 @@ def broker_url(redis_server: Redis) -> str:
 def make(tmp_path: Path, broker_url: str) -> Iterator[Callable[..., Celery]]:
     """Make an app: `make(**conf)`, with `ledger_url=` and `broker=` where they shall be others."""
     made: list[Celery] = []
-    finalizers = set(_state._on_app_finalizers)
 
     def make_one(*, ledger_url: str | Path = tmp_path / "ledger.db", broker: str = broker_url, **conf: Any) -> Celery:
         made.append(make_app(ledger_url, broker, **conf))
@@ -37,7 +35,6 @@ def make(tmp_path: Path, broker_url: str) -> Iterator[Callable[..., Celery]]:
     yield make_one
     for app in made:
         closed(app)
-    _state._on_app_finalizers.intersection_update(finalizers)  # or every later app had these tasks too
 
 
 @pytest.fixture
