@@ -20,7 +20,7 @@ comma := ,
 space := $(subst ,, )
 EXTRAS = $(subst $(space),$(comma),$(strip $(foreach name,redis postgres mysql,$(findstring $(name),$(ARGS)))))
 
-.PHONY: help venv servers check format test slow matrix crash pains demo clean
+.PHONY: help venv servers check format test slow matrix crash bench pains demo clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -52,6 +52,9 @@ matrix: servers  ## the crash matrix in full size
 
 crash: servers  ## every failpoint x action x ledger x broker: a strike at each, and nothing is lost or doubled
 	$(BIN)/python -m pytest tests/points -n $(WORKERS) --dist loadgroup -m crash $(ARGS)
+
+bench: servers  ## speed and cost against stock Celery, ten minutes (ARGS="drain --rounds 9" for a single one)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 pains: servers  ## 17 things that users of Celery lose, each with a stock task and with ours (ARGS=--json, --write, rows)
 	@$(BIN)/python -m tests.pains $(ARGS)

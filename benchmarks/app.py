@@ -1,10 +1,10 @@
-"""The app of every benchmark, made of environment variables."""
+"""The app of every benchmark: ``make`` builds it for one side, a worker's process builds it from its environment."""
 
 from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import redis
 from celery import Celery
@@ -14,33 +14,37 @@ from celery_durable import DurableTask
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+#: The list in Redis to which ``bench.mark`` pushes.
+MARKS = "bench.marks"
+
 
 def make(settings: Mapping[str, str]) -> Celery:
-    """Make an app: ``BENCH_BROKER``, ``BENCH_LEDGER``, ``BENCH_BACKEND`` (URLs), ``BENCH_BASE`` (durable or stock)."""
+    """Make an app of ``BENCH_BASE`` (durable or stock), ``BENCH_BROKER``, ``_LEDGER``, ``_BACKEND``, ``_MARKS`` (URLs)."""
     app = Celery("benchmarks.app", broker=settings["BENCH_BROKER"], backend=settings.get("BENCH_BACKEND") or None)
     app.conf.update(
         task_acks_late=True, task_reject_on_worker_lost=True, worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True, task_ignore_result=not settings.get("BENCH_BACKEND"),
     )  # fmt: skip
-    durable = settings["BENCH_BASE"] == "durable"
-    if durable:
+    options: dict[str, Any] = {"shared": False}  # several apps of a benchmark live in one process
+    if settings["BENCH_BASE"] == "durable":
         app.conf.durable_ledger_url = settings["BENCH_LEDGER"]
-    counter = redis.Redis.from_url(settings["BENCH_COUNTER"])
-    options = {"base": DurableTask} if durable else {}
+        options["base"] = DurableTask
+    marks = redis.Redis.from_url(settings["BENCH_MARKS"])
 
     @app.task(name="bench.nothing", **options)
     def nothing(n: int) -> int:
         return n
 
-    @app.task(name="bench.last", **options)
-    def last(n: int) -> int:
-        """Tell the benchmark that a task at the end of the queue has run."""
-        counter.incr("done")
+    @app.task(name="bench.pause", **options)
+    def pause(n: int, seconds: float) -> int:
+        time.sleep(seconds)
         return n
 
-    @app.task(name="bench.pause", **options)
-    def pause(seconds: float) -> None:
-        time.sleep(seconds)
+    @app.task(name="bench.mark", **options)
+    def mark(n: int) -> int:
+        """Tell the benchmark that the queue has been worked off as far as this."""
+        marks.rpush(MARKS, n)
+        return n
 
     return app
 
