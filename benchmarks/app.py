@@ -19,7 +19,7 @@ MARKS = "bench.marks"
 
 
 def make(settings: Mapping[str, str]) -> Celery:
-    """Make an app of ``BENCH_BASE`` (durable or stock), ``BENCH_BROKER``, ``_LEDGER``, ``_BACKEND``, ``_MARKS`` (URLs)."""
+    """Make an app of ``BENCH_BASE`` (durable or stock) and URLs: broker, ledger, backend, marks."""
     app = Celery("benchmarks.app", broker=settings["BENCH_BROKER"], backend=settings.get("BENCH_BACKEND") or None)
     app.conf.update(
         task_acks_late=True, task_reject_on_worker_lost=True, worker_hijack_root_logger=False,

@@ -24,7 +24,8 @@ def worker(settings: Mapping[str, str], *, concurrency: int = 2) -> Iterator[sub
     """Run a prefork worker of ``benchmarks.app`` with these environment variables until the block ends."""
     command = [
         *(sys.executable, "-W", "ignore", "-m", "celery", "-q", "-A", "benchmarks.app", "worker"),
-        *("-c", str(concurrency), "-P", "prefork"), "--loglevel", "ERROR", "--without-gossip", "--without-mingle", "--without-heartbeat",
+        *("-c", str(concurrency), "-P", "prefork", "--loglevel", "ERROR"),
+        "--without-gossip", "--without-mingle", "--without-heartbeat",
     ]  # fmt: skip
     LOG.parent.mkdir(exist_ok=True)
     with LOG.open("ab") as log:
