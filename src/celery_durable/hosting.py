@@ -14,6 +14,7 @@ from celery_durable.errors import SettingsError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from celery_durable.doctor.findings import Finding
     from celery_durable.ledger import Enclosure
     from celery_durable.ledger.sandbox import HostSandbox
     from celery_durable.transactions import Block
@@ -41,6 +42,9 @@ class Host(Protocol):
 
     def enclosure(self) -> Enclosure:
         """Return the transaction of the framework's own that a step is done in."""
+
+    def findings(self) -> list[Finding]:
+        """Return what the framework's settings say against the ledger; nothing is connected to."""
 
     def sandbox(self, path: Path) -> HostSandbox:
         """Return what has the framework use a SQLite file in place of the ledger's database, for crash tests."""

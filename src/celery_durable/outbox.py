@@ -189,10 +189,14 @@ class Publisher:
         try:
             return self._idle.pop(), True
         except IndexError:
-            connection = self.app.connection_for_write(
-                connect_timeout=BROKER_TIMEOUT, transport_options=self._bounded()
-            )
-            return self.app.amqp.Producer(connection, auto_declare=False), False
+            return self.app.amqp.Producer(self.connection(), auto_declare=False), False
+
+    def connection(self) -> Connection:
+        """Make a connection of the app's whose waits are bounded; it connects at first use, in one try."""
+        found: Connection = self.app.connection_for_write(
+            connect_timeout=BROKER_TIMEOUT, transport_options=self._bounded()
+        )
+        return found
 
     def _bounded(self) -> dict[str, Any]:
         """Bound every wait of the transport, unless the user has said how long to wait."""

@@ -20,7 +20,7 @@ def deployment(ctx: click.Context) -> Deployment:
         SettingsError: a setting is unknown or makes no sense.
         click.ClickException: there is no ``-A``, or the tasks cannot be imported.
     """
-    app = _app(ctx)
+    app = app_of(ctx)
     with redirect_stdout(sys.stderr):
         try:
             app.loader.import_default_modules()
@@ -51,7 +51,7 @@ class _NoApp(click.ClickException):
     exit_code = click.UsageError.exit_code
 
 
-def _app(ctx: click.Context) -> Any:
+def app_of(ctx: click.Context) -> Any:
     """Return the app; Celery itself would quietly use a default one without ``-A``."""
     if ctx.obj is None or ctx.find_root().params.get("app") is None:
         raise _NoApp("Which app? Say 'celery -A <app> durable ...'.")

@@ -15,6 +15,7 @@ from celery_durable.ledger.chords import Chords, Part
 from celery_durable.ledger.claiming import Claiming
 from celery_durable.ledger.database import Database
 from celery_durable.ledger.enclosing import Enclosure
+from celery_durable.ledger.inspecting import Inspecting
 from celery_durable.ledger.lending import Lender, lend
 from celery_durable.ledger.listening import Ears
 from celery_durable.ledger.operating import Operating
@@ -28,9 +29,10 @@ from celery_durable.ledger.results import Seen, Stored
 from celery_durable.ledger.running import Asked, Running
 from celery_durable.ledger.sightings import Sighting, Sightings
 from celery_durable.ledger.stepping import Stepping
-from celery_durable.ledger.surveying import Count, Likeness, Surveying
+from celery_durable.ledger.surveying import Likeness
 from celery_durable.ledger.sweeping import Glance, Ring, Sweeping
 from celery_durable.ledger.verifying import Verifying
+from celery_durable.overview import Count
 
 if TYPE_CHECKING:
     from celery_durable.settings import Settings
@@ -43,7 +45,7 @@ __all__ = [
 
 
 class Ledger(
-    Bulk, Parking, Sightings, Stepping, Sweeping, Running, Operating, Chords, Reporting, Surveying, Querying, Verifying
+    Bulk, Parking, Sightings, Stepping, Sweeping, Running, Operating, Chords, Reporting, Inspecting, Querying, Verifying
 ):
     """One ledger: a database and a table prefix. Safe to share between threads and to use after a fork."""
 

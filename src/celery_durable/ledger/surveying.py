@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from celery_durable import states
 from celery_durable.ledger.base import Room
 from celery_durable.ledger.reporting import failure_of
+from celery_durable.overview import Count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,19 +22,6 @@ if TYPE_CHECKING:
 MANY, ALIKE, DEAD = 10_000, 1_000, 2_000
 #: How many fingerprints are told.
 FINGERPRINTS = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """A number of rows; ``more`` when it is a limit at which counting ended, ``about`` when it is an estimate."""
-
-    number: int
-    more: bool = False
-    about: bool = False
-
-    def __str__(self) -> str:
-        """``37``, ``10,000+``, ``about 1,000,000``."""
-        return f"{'about ' if self.about else ''}{self.number:,}{'+' if self.more else ''}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.conf import settings
 from django.db import Error, connections, transaction
 
+from celery_durable.contrib.django import findings
 from celery_durable.contrib.django.lending import Deferred, Joined, lender
 from celery_durable.contrib.django.place import alias_of, ledger_url
 from celery_durable.contrib.django.sandbox import DjangoSandbox
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from celery_durable.doctor.findings import Finding
     from celery_durable.hosting import Host
     from celery_durable.ledger import Enclosure
     from celery_durable.transactions import Block
@@ -81,6 +83,10 @@ class DjangoHost:
     def enclosure(self) -> Enclosure:
         """Return ``transaction.atomic()``."""
         return self._enclosure
+
+    def findings(self) -> list[Finding]:
+        """Return what Django's settings say against the ledger."""
+        return list(findings.judge(findings.look(self.alias, installed=installed())))
 
     def sandbox(self, path: Path) -> DjangoSandbox:
         """Return what has Django use a SQLite file."""
