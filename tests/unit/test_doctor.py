@@ -225,7 +225,7 @@ def test_every_finding_has_a_case():
 
 def test_every_finding_is_documented():
     repository = ROOT.parent.parent
-    known = ids(*(ROOT / "doctor").glob("*.py"), ROOT / "contrib/django/findings.py") | {"django-other-database"}
+    known = ids(*(ROOT / "doctor").glob("*.py"), *(ROOT / "contrib/django").glob("*.py")) | {"django-other-database"}
     told = re.findall(r"^\| `([a-z-]+)` \| (\w+)", (repository / "docs/doctor.md").read_text(), re.MULTILINE)
     assert {name for name, _ in told} == known
     assert {(case[0], case[1]) for case in CASES} - set(told) == {

@@ -30,7 +30,7 @@ def configuration(app: Any) -> Configuration:
     """Look at settings and tasks, which are imported; nothing is connected to."""
     app = unwrapped(app)
     unimportable = _import_tasks(app)
-    settings, hosted, problem = _settings(plugin(app))
+    settings, hosted, problem = _settings(app)
     conf = app.conf
     content_type = registry.name_to_type.get(conf.task_serializer, conf.task_serializer)
     backend, joins = _backend(app)
@@ -65,8 +65,9 @@ def _import_tasks(app: Any) -> str:
     return ""
 
 
-def _settings(side: Plugin) -> tuple[Settings | None, bool, str]:
+def _settings(app: Any) -> tuple[Settings | None, bool, str]:
     try:
+        side = plugin(app)
         Ledger.open(side.settings)
     except DurableError as error:
         return None, False, str(error)

@@ -14,7 +14,9 @@ class DurableConfig(AppConfig):
     verbose_name = "Durable tasks"
 
     def ready(self) -> None:
-        """See to the tables where migrations are switched off."""
+        """Add the system checks, and see to the tables where migrations are switched off."""
+        from celery_durable.contrib.django import checks
         from celery_durable.contrib.django.operations import before_migrate
 
+        checks.register()
         pre_migrate.connect(before_migrate, sender=self)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import django
-from django.conf import settings
 from django.db import connections
 
 from celery_durable.doctor.findings import error, info, listed, warning
@@ -49,7 +48,7 @@ def look(alias: str, *, installed: bool) -> DjangoSeen:
         alias=alias, vendor=connections[alias].vendor, installed=installed, version=django.VERSION[:2],
         transaction_mode=str(options.get("transaction_mode") or ""), isolation_level=_level(options),
         autocommit=bool(told.get("AUTOCOMMIT", True)), others=others,
-        atomic=[name for name in others if settings.DATABASES[name].get("ATOMIC_REQUESTS")],
+        atomic=[name for name in others if connections.databases[name].get("ATOMIC_REQUESTS")],
     )  # fmt: skip
 
 
