@@ -337,8 +337,8 @@ class Worker:
 
     @property
     def live(self) -> bool:
-        """Whether it reported itself within two leases."""
-        return self.now - self.heartbeat_at <= 2 * self.lease * 1_000_000 and self.phase != "stopped"
+        """Whether it reported itself within two leases, and nobody has seen since that it is gone."""
+        return self.now - self.heartbeat_at <= 2 * self.lease * 1_000_000 and self.phase not in {"stopped", "gone"}
 
     def as_json(self) -> dict[str, Any]:
         """Return the contract's JSON form of a worker."""

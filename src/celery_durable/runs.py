@@ -27,6 +27,7 @@ from celery_durable.errors import LedgerUnavailable, SubmitError
 from celery_durable.secrecy import TRACE_LOGGER, LogScrubber
 from celery_durable.telling import Telling
 from celery_durable.wiring import plugin
+from celery_durable.worker.orphans import ending_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,7 +117,7 @@ def deliver(task: DurableTask, tracer: Callable[..., Any], *call: Any) -> Any:
         if delivery.note.recorded:
             return _dropped(NotStarted("the worker shuts down; the row is rung for another one"))
         raise Reject("the worker shuts down", requeue=True)
-    with SoftLimitGuard() as guard:
+    with ending_with_parent(), SoftLimitGuard() as guard:
         try:
             run = _admitted(delivery, guard)
         except LedgerUnavailable as exc:

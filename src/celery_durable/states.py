@@ -324,31 +324,32 @@ def succeed_silently(reason: str = "the task raised Ignore") -> Move:
     return Move("succeed", SUCCEEDED, into_terminal(SUCCEEDED, owed=None), reason)
 
 
-def lose(row: Row, failure: Failure, token: str) -> Move:
+def lose(row: Row, failure: Failure, token: str, *, counted: int = 1) -> Move:
     """End an attempt whose worker or lease is gone.
 
     Losses are counted apart from retries; at ``max_losses`` in a row, without a new step between, the row is dead,
-    kind ``poison`` (PROTOCOL 9). A loss that will run again owes nobody anything (PROTOCOL 13).
+    kind ``poison`` (PROTOCOL 9). A loss that will run again owes nobody anything (PROTOCOL 13). A mere sign of death is
+    no loss: then ``counted`` is 0, or what an earlier one has turned out to be.
     """
-    losses = 0 if row.progressed else row.losses + 1
-    counted = {"losses": losses, "progressed": 0, "claim_token": None}
+    losses = 0 if row.progressed else row.losses + counted
+    changed = {"losses": losses, "progressed": 0, "claim_token": None}
     owed = token if row.owes else None
     if row.cancel_requested_at is not None:
         return Move(
             "lose",
             CANCELLED,
-            into_terminal(CANCELLED, owed=owed) | counted,
+            into_terminal(CANCELLED, owed=owed) | changed,
             "cancelled while running",
             failure,
         )
     if row.on_loss == "dead":
         changes = into_terminal(DEAD, owed=owed, failure_kind=failure.kind)
-        return Move("lose", DEAD, changes | counted, f'{failure.message}; on_loss="dead"', failure)
+        return Move("lose", DEAD, changes | changed, f'{failure.message}; on_loss="dead"', failure)
     if losses >= row.max_losses:
         changes = into_terminal(DEAD, owed=owed, failure_kind="poison")
         reason = f"lost {losses} times, the limit is max_losses={row.max_losses}"
-        return Move("lose", DEAD, changes | counted, reason, failure)
-    return Move("lose", QUEUED, into_queued() | counted, failure.message, failure)
+        return Move("lose", DEAD, changes | changed, reason, failure)
+    return Move("lose", QUEUED, into_queued() | changed, failure.message, failure)
 
 
 def terminate(row: Row, failure: Failure, token: str, reason: str) -> Move:

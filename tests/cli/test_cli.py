@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from celery_durable import states
+from celery_durable.ledger import migrating
 from tests.cli.kit import enter, on_a_terminal
 from tests.ledger import kit
 
@@ -30,14 +31,14 @@ WORKER = {"id", "hostname", "pid", "queues", "started_at", "heartbeat_at", "phas
 
 
 def test_migrate_says_from_what_to_what(shop):
-    assert shop.durable("migrate").out.endswith("migrated from nothing to version 0001.\n")
+    assert shop.durable("migrate").out.endswith(f"migrated from nothing to version {migrating.HEAD}.\n")
     again = shop.durable("migrate")
-    assert (again.code, again.out) == (0, f"{shop.url}: already at version 0001.\n")
+    assert (again.code, again.out) == (0, f"{shop.url}: already at version {migrating.HEAD}.\n")
 
 
 def test_migrate_json(shop):
-    assert shop.durable("migrate", "--json").json == {"from": None, "to": "0001", "ledger": shop.url}
-    assert shop.durable("migrate", "--json").json["from"] == "0001"
+    assert shop.durable("migrate", "--json").json == {"from": None, "to": migrating.HEAD, "ledger": shop.url}
+    assert shop.durable("migrate", "--json").json["from"] == migrating.HEAD
 
 
 def test_sqlite_migrates_itself_and_says_so(shop):

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
 
 from kombu import Producer
 from kombu.exceptions import OperationalError
@@ -19,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from celery_durable import ledger
 from celery_durable.errors import NoSuchTask
+from celery_durable.ledger import Presence
 from celery_durable.outbox import Publisher
 from celery_durable.records import Envelope
 from celery_durable.wiring import plugin
@@ -161,6 +163,21 @@ def be_overruled(c: Client) -> None:
     """Claims that are over before their bodies are."""
     for ref in [c.submit("overruled", str(n)) for n in range(2)]:
         c.until(ref, *OVER)
+
+
+@errand("bury")
+def vanish(c: Client) -> None:
+    """A worker that takes a task, and whose lock is free from then on: the others bury it."""
+    ref = c.submit("works", "left", states=("cancelled",), queue=NOWHERE)
+    name, side = f"vanished-{os.getpid()}", c.side
+    lock = side.ledger.liveness_lock()
+    held = lock.acquire()
+    side.ledger.enter(Presence(name, name, os.getpid(), [QUEUE], [], side.broker, 1e6, lock=held))
+    claim = side.ledger.claim(ref, uuid4().hex, owner=name, pid=os.getpid(), lease=1e6)
+    lock.leave_to_parent()  # as if the process had died: nothing is said to anybody
+    if claim.claim is not None:
+        wait_until(lambda: c.view.get(ref).lease_owner != name, PATIENCE, f"{name} is not buried")
+    c.view.cancel(ref, "enough")
 
 
 @errand("end due_now")

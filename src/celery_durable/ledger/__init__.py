@@ -11,6 +11,7 @@ from celery_durable import failpoints
 from celery_durable.ledger import injecting, migrating
 from celery_durable.ledger.borrowing import Borrowed
 from celery_durable.ledger.bulk import Bulk
+from celery_durable.ledger.burying import Burial, Burying
 from celery_durable.ledger.chords import Chords, Part
 from celery_durable.ledger.claiming import Claiming
 from celery_durable.ledger.database import Database
@@ -18,6 +19,7 @@ from celery_durable.ledger.enclosing import Enclosure
 from celery_durable.ledger.inspecting import Inspecting
 from celery_durable.ledger.lending import Lender, lend
 from celery_durable.ledger.listening import Ears
+from celery_durable.ledger.liveness import Held, LivenessLock, Peer
 from celery_durable.ledger.operating import Operating
 from celery_durable.ledger.parking import Parcel, Parking, Stranger
 from celery_durable.ledger.querying import Querying
@@ -38,14 +40,26 @@ if TYPE_CHECKING:
     from celery_durable.settings import Settings
 
 __all__ = [
-    "Asked", "Batch", "Casualties", "Claiming", "Count", "Enclosure", "Failed", "FailureGroup", "Glance", "Ledger",
-    "Lender", "Likeness", "Parcel", "Part", "Presence", "Ring", "Seen", "Sighting", "Stored", "Stranger", "Submitted",
-    "Which",
+    "Asked", "Batch", "Burial", "Casualties", "Claiming", "Count", "Enclosure", "Failed", "FailureGroup", "Glance",
+    "Held", "Ledger", "Lender", "Likeness", "LivenessLock", "Parcel", "Part", "Peer", "Presence", "Ring", "Seen",
+    "Sighting", "Stored", "Stranger", "Submitted", "Which",
 ]  # fmt: skip
 
 
 class Ledger(
-    Bulk, Parking, Sightings, Stepping, Sweeping, Running, Operating, Chords, Reporting, Inspecting, Querying, Verifying
+    Bulk,
+    Burying,
+    Parking,
+    Sightings,
+    Stepping,
+    Sweeping,
+    Running,
+    Operating,
+    Chords,
+    Reporting,
+    Inspecting,
+    Querying,
+    Verifying,
 ):
     """One ledger: a database and a table prefix. Safe to share between threads and to use after a fork."""
 

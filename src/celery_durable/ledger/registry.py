@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from celery_durable.ledger.base import Room
+from celery_durable.ledger.liveness_session import liveness_lock
 from celery_durable.ledger.moves import micros
 from celery_durable.records import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from celery_durable.ledger.liveness import Held, LivenessLock
 
 #: Seconds after which a silent worker's row is removed.
 FORGET_AFTER = 86_400.0
@@ -31,6 +34,8 @@ class Presence:
     broker: str
     lease: float
     pool: str = ""
+    #: The lock by which it shows that it lives; None when it holds none.
+    lock: Held | None = None
 
 
 class Registry(Room):
@@ -44,7 +49,7 @@ class Registry(Room):
             "id": presence.id, "hostname": presence.hostname, "pid": presence.pid,
             "queues": json.dumps(list(presence.queues)), "tasks": json.dumps(list(presence.tasks)),
             "broker": presence.broker, "started_at": clock, "heartbeat_at": clock, "phase": "starting",
-            "running": 0, "lease_micros": micros(presence.lease), "pool": presence.pool,
+            "running": 0, "lease_micros": micros(presence.lease), "pool": presence.pool, **_holding(presence.lock),
         }  # fmt: skip
 
         def work(connection: sa.Connection) -> None:
@@ -54,14 +59,25 @@ class Registry(Room):
 
         self.db.run(work)
 
-    def beat(self, worker_id: str, *, phase: str, running: int, queues: Sequence[str] | None = None) -> bool:
-        """Report that a worker lives, and what it consumes now; False when its row is gone: it has to enter again."""
+    def beat(
+        self, worker_id: str, *, phase: str, running: int, queues: Sequence[str] | None = None,
+        lock: Held | None = None,
+    ) -> bool:  # fmt: skip
+        """Report that a worker lives, what it consumes and which lock it holds now.
+
+        False when its row is gone: it has to enter again.
+        """
         w = self.t.worker
         values: dict[str, Any] = {"heartbeat_at": self.dialect.clock_sql, "phase": phase, "running": running}
+        values |= _holding(lock)
         if queues is not None:
             values["queues"] = json.dumps(list(queues))
         update = sa.update(w).where(w.c.id == worker_id).values(values)
         return bool(self.db.run(lambda c: c.execute(update).rowcount, autocommit=True))
+
+    def liveness_lock(self) -> LivenessLock:
+        """Make the lock of a worker; nothing connects yet."""
+        return liveness_lock(self.db, self.t.worker)
 
     def workers(self) -> list[Worker]:
         """List the workers, the most recently heard of first."""
@@ -75,3 +91,9 @@ class Registry(Room):
             )
             for r in rows
         ]  # fmt: skip
+
+
+def _holding(lock: Held | None) -> dict[str, Any]:
+    """Columns of a worker that holds a lock, or none."""
+    number, server = lock if lock is not None else (None, None)
+    return {"lock_number": number, "lock_server": server}

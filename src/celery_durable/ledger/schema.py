@@ -277,6 +277,8 @@ def tables(prefix: str) -> Tables:
         column("running", sa.Integer, nullable=False),
         column("lease_micros", sa.BigInteger, nullable=False),
         column("pool", text(32), nullable=False),
+        column("lock_number", sa.Integer),
+        column("lock_server", text(255)),
         **options,
     )  # fmt: skip
     result, chord, part = beside(meta, prefix, options)

@@ -11,6 +11,8 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from celery_durable.worker import orphans
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,11 +22,17 @@ PATIENCE = 10.0
 _gate = threading.RLock()
 _held = threading.local()
 _closers: list[Callable[[], None]] = []
+_leavers: list[Callable[[], None]] = []
 
 
 def before_fork(close: Callable[[], None]) -> None:
     """Have idle connections closed before every fork of this process, by a function that does not raise."""
     _closers.append(close)
+
+
+def after_fork(leave: Callable[[], None]) -> None:
+    """Have something called in every child that is forked from this process, as its first thing."""
+    _leavers.append(leave)
 
 
 def gate() -> threading.RLock:
@@ -33,6 +41,7 @@ def gate() -> threading.RLock:
 
 
 def _before() -> None:
+    orphans.forking()
     _held.by_fork = _gate.acquire(timeout=PATIENCE)
     for close in _closers:
         close()
@@ -47,6 +56,10 @@ def _after_in_child() -> None:
     global _gate  # noqa: PLW0603 - the parent's lock may be held by a thread that does not exist here
     _gate = threading.RLock()
     _closers.clear()
+    orphans.forked()
+    for leave in _leavers:
+        leave()
+    _leavers.clear()
 
 
 if hasattr(os, "register_at_fork"):

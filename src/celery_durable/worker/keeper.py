@@ -18,9 +18,11 @@ from weakref import WeakValueDictionary
 from celery_durable import failures, signals, states
 from celery_durable.errors import LedgerError
 from celery_durable.ledger import Presence
+from celery_durable.worker import orphans
 from celery_durable.worker.draining import Drain
-from celery_durable.worker.forkgate import before_fork, gate
+from celery_durable.worker.forkgate import after_fork, before_fork, gate
 from celery_durable.worker.leases import Leases
+from celery_durable.worker.peers import Peers
 from celery_durable.worker.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class Keeper:
         self._beaten = float("-inf")
         self._down = False
         self.sweeper = Sweeper(side, self.worker_id, reserved=self._reserved_ids, running=self.leases.unasked)
+        self.peers = Peers(side, self.worker_id, self._beat)
 
     # What the event loop leaves -----------------------------------------------------------------
 
@@ -149,8 +152,16 @@ class Keeper:
         """Do once, in the main thread, what the thread will do: modules load here and nowhere else."""
         self.ledger.glance(self.side.broker)
         self.ledger.workers()
+        self.peers.hold()
+        orphans.load()
+        after_fork(self._leave_to_parent)
         self._enter()
         self.ledger.db.dispose()
+
+    def _leave_to_parent(self) -> None:
+        """In a child: the lock ends with this process, unless the child may run a body for longer."""
+        if orphans.mortal() or not self.prefork:
+            self.peers.lock.leave_to_parent()
 
     def begin(self) -> None:
         """Start the thread."""
@@ -171,14 +182,15 @@ class Keeper:
             self.ledger.beat(self.worker_id, phase="stopped", running=0)
         except Exception as exc:  # noqa: BLE001 - leases expire by themselves
             logger.warning("celery-durable could not sign off: %s", exc)
+        self.peers.end()
         self.drain.end()
         self.sweeper.close()
         self.ledger.db.dispose()
 
     def _live(self) -> None:
         while not self._stopping.is_set():
-            self._rest(self.settings.sweep_interval * random.uniform(0.8, 1.2))  # noqa: S311 - spreading
             try:
+                self._rest(self.settings.sweep_interval * random.uniform(0.8, 1.2))  # noqa: S311 - spreading
                 with gate():
                     self._turn()
             except LedgerError as exc:
@@ -190,10 +202,13 @@ class Keeper:
                 logger.exception("celery-durable: the sweep failed; it goes on")
 
     def _rest(self, seconds: float) -> None:
-        """Wait for the next turn; a word left, a dead pool process, or a shutdown, ends it early."""
+        """Wait for the next turn; a word left, a dead process, a worker that is gone, or a shutdown ends it early."""
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not self._called(min(left, DEATH_WATCH)):
-            if self._bury() or self.board.draining:
+        while (left := until - time.monotonic()) > 0:
+            called = self._called(min(left, DEATH_WATCH, self.peers.until_next()))
+            with gate():
+                buried = self.peers.turn()
+            if called or buried or self._bury() or self.board.draining:
                 break
 
     def _called(self, seconds: float) -> bool:
@@ -229,6 +244,7 @@ class Keeper:
         if self.leases.due() or self._down:
             self.leases.renew()
         if drains or now - self._beaten >= self.settings.lease / 3:
+            self.peers.renew()
             self._beat()
             self._beaten = now
         if self.sweeper.sweep():
@@ -273,7 +289,8 @@ class Keeper:
 
     def _beat(self) -> None:
         phase = "stopping" if self.shutting_down() else "paused" if self.paused else "running"
-        if not self.ledger.beat(self.worker_id, phase=phase, running=len(self.leases), queues=self._queues()):
+        running, queues, lock = len(self.leases), self._queues(), self.peers.held
+        if not self.ledger.beat(self.worker_id, phase=phase, running=running, queues=queues, lock=lock):
             self._enter()
 
     def _queues(self) -> list[str]:
@@ -295,6 +312,7 @@ class Keeper:
                 self.side.broker,
                 self.settings.lease,
                 self.pool,
+                self.peers.held,
             )
         )
 
