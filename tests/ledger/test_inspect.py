@@ -6,12 +6,14 @@ import sqlalchemy as sa
 
 from celery_durable.doctor import database, work
 from celery_durable.doctor.facts import LedgerSeen
+from celery_durable.ledger import migrating
 from tests.ledger import kit
 
 
 def judged(ledger):
     seen = LedgerSeen(
-        name="here", migrate="migrate", known=("0001",), revision="0001", max_message_bytes=2**20, setup=ledger.setup(),
+        name="here", migrate="migrate", known=tuple(migrating.revisions()), revision=migrating.HEAD,
+        max_message_bytes=2**20, setup=ledger.setup(),
         broker=kit.BROKER, workers=ledger.workers(), pauses=ledger.pauses(), standing=ledger.standing(kit.BROKER),
         dead=ledger.count_live()["dead"],
     )  # fmt: skip
@@ -23,7 +25,7 @@ def test_a_database_as_it_is_set_up_here(ledger):
     assert setup.product == {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}[ledger.dialect.name]
     assert abs(setup.ahead) < 2
     assert not setup.not_transactional
-    assert ledger.revision() == "0001"
+    assert ledger.revision() == migrating.HEAD
     # The tests' own servers trade safety for speed; nothing else is wrong with them.
     unsafe = {"postgresql-fsync", "postgresql-synchronous-commit", "mysql-flush"}
     assert judged(ledger) - unsafe == {"no-worker-idle"}
