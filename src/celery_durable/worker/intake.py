@@ -25,6 +25,7 @@ from celery_durable.states import At
 from celery_durable.task import DurableTask
 from celery_durable.worker import parcels
 from celery_durable.worker.checking import Flaw, Seen, check_durable, eta_of, read
+from celery_durable.worker.doorbells import Doorbells
 from celery_durable.worker.wire import WireGuard
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Intake:
         self._paused = False
         self.consumer.task_consumer.on_decode_error = self.on_decode_error
         WireGuard.install(self.consumer, self._on_wire)
+        Doorbells.install(self.consumer, self._is_doorbell)
 
     # On the event loop --------------------------------------------------------------------------------
 
@@ -100,6 +102,15 @@ class Intake:
             self._bad(message, Flaw("it cannot be read", f"{type(exc).__name__}", exc))
             return None
         return self._passed(message) if answer else None
+
+    def _is_doorbell(self, message: Any) -> bool:
+        """Whether a message does no more than ring a row that this worker can run."""
+        mark = parcels.mark_of(message, self.keeper.ledger_uuid)
+        return mark is not None and mark[0] == message.headers.get("id") and self._durable(message.headers.get("task"))
+
+    def _durable(self, name: Any) -> bool:
+        known = isinstance(name, str) and name in self.consumer.strategies
+        return known and isinstance(self.side.app.tasks.get(name), DurableTask)
 
     def _judge(self, message: Any, seen: Seen) -> bool:
         """Say whether a message that could be read is Celery's to run; see to it where not.
