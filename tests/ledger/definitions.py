@@ -35,7 +35,8 @@ def _postgresql(connection, name):
     )
     indexes = f"SELECT indexdef FROM pg_indexes WHERE tablename = '{name}'"
     checks = f"SELECT conname || pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = '{name}'::regclass"
-    return [row[0] for query in (columns, indexes, checks) for row in connection.exec_driver_sql(query)]
+    function = f"SELECT prosrc FROM pg_proc WHERE proname = '{name}_legal'"
+    return [row[0] for query in (columns, indexes, checks, function) for row in connection.exec_driver_sql(query)]
 
 
 DEFINITIONS = {"sqlite": _sqlite, "mysql": _mariadb, "postgresql": _postgresql}

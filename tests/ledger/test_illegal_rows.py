@@ -9,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from celery_durable.ledger.schema import TASK_CHECKS, tables
+from celery_durable.ledger.schema import tables
+from celery_durable.ledger.schema_rules import TASK_CHECKS
 from tests.ledger.kit import opened
 
 NOW = 1_700_000_000_000_000

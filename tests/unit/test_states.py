@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_durable import states
-from celery_durable.ledger.schema import TASK_CHECKS, tables
+from celery_durable.ledger.schema import tables
+from celery_durable.ledger.schema_rules import TASK_CHECKS
 from celery_durable.records import Envelope, Failure
 
 NOW = 1_700_000_000_000_000

@@ -14,43 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from celery_durable.ledger.schema_beside import beside
+from celery_durable.ledger.schema_rules import TASK_CHECKS, checks, guard
 from celery_durable.ledger.schema_types import BigKey, Blob, Digest, Micros, text
-
-#: Rows the database itself refuses to hold, whoever writes them.
-TASK_CHECKS = {
-    "state_known": "state IN ('queued','running','waiting','succeeded','dead','cancelled')",
-    "running_leased": (
-        "(state = 'running' AND lease_owner IS NOT NULL AND started_at IS NOT NULL"
-        " AND (observed = 1 OR (lease_expires_at IS NOT NULL AND claim_token IS NOT NULL)))"
-        " OR (state <> 'running' AND lease_owner IS NULL AND lease_expires_at IS NULL)"
-    ),
-    "waiting_explained": (
-        "(state = 'waiting' AND wait_kind IS NOT NULL AND wait_reason IS NOT NULL AND wait_reason <> ''"
-        " AND wait_since IS NOT NULL AND (wake_at IS NOT NULL OR observed = 1))"
-        " OR (state <> 'waiting' AND wait_kind IS NULL AND wake_at IS NULL)"
-    ),
-    "dead_has_kind": ("(state = 'dead' AND failure_kind IS NOT NULL) OR (state <> 'dead' AND failure_kind IS NULL)"),
-    "terminal_finished": (
-        "(state IN ('succeeded','dead','cancelled') AND finished_at IS NOT NULL)"
-        " OR (state IN ('queued','running','waiting') AND finished_at IS NULL)"
-    ),
-    "queued_rung": "state <> 'queued' OR publish_at IS NOT NULL OR observed = 1",
-    "owing_rung": "continuation_pending IS NULL OR (finished_at IS NOT NULL AND publish_at IS NOT NULL)",
-    "rung_for_a_reason": "publish_at IS NULL OR state = 'queued' OR continuation_pending IS NOT NULL",
-    "keyed_or_alias": (
-        "(key_digest IS NOT NULL AND duplicate_of IS NULL) OR (key_digest IS NULL AND duplicate_of IS NOT NULL)"
-    ),
-    "counters": (
-        "claims >= 0 AND losses >= 0 AND retries >= 0 AND publish_count >= 0 AND rings >= 0"
-        " AND deferrals >= 0 AND envelope_no >= 1 AND max_losses >= 1"
-    ),
-    "on_loss_known": "on_loss IN ('retry','dead')",
-    # What is merely observed is due at no time: no sweep sees it.
-    "observed_unpromised": (
-        "observed = 0 OR (observed = 1 AND lease_expires_at IS NULL AND wake_at IS NULL AND publish_at IS NULL"
-        " AND deadline_at IS NULL AND continuation_pending IS NULL AND claim_token IS NULL)"
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +138,11 @@ def tables(prefix: str) -> Tables:
         column("result", Blob),
         column("result_type", text(255)),
         column("observed", sa.SmallInteger, nullable=False, server_default="0"),
-        *(sa.CheckConstraint(rule, name=f"{prefix}{name}") for name, rule in TASK_CHECKS.items()),
+        *checks(f"{prefix}task", prefix, TASK_CHECKS),
         **options,
     )  # fmt: skip
     c = task.c
+    guard(task, prefix, TASK_CHECKS)
     sa.Index(f"{prefix}task_task_id", c.task_id, unique=True)
     sa.Index(f"{prefix}task_key_digest", c.key_digest, unique=True)
     sa.Index(f"{prefix}task_publish_at", c.publish_at, **_where("publish_at IS NOT NULL"))

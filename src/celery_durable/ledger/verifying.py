@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from celery_durable import states
 from celery_durable.ledger.registry import Registry
-from celery_durable.ledger.schema import TASK_CHECKS
+from celery_durable.ledger.schema_rules import TASK_CHECKS
 from celery_durable.wording import SECOND, span
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from alembic import op
 from sqlalchemy.dialects import mysql
 
 from celery_durable.ledger.dialects import DIALECTS
+from celery_durable.ledger.schema_rules import checks, guard
 
 revision = "0001"
 down_revision = None
@@ -203,10 +204,11 @@ def description(prefix: str) -> sa.MetaData:
         column("result", Blob),
         column("result_type", text(255)),
         column("observed", sa.SmallInteger, nullable=False, server_default="0"),
-        *(sa.CheckConstraint(rule, name=f"{prefix}{name}") for name, rule in TASK_CHECKS.items()),
+        *checks(f"{prefix}task", prefix, TASK_CHECKS),
         **options,
     )  # fmt: skip
     c = task.c
+    guard(task, prefix, TASK_CHECKS)
     sa.Index(f"{prefix}task_task_id", c.task_id, unique=True)
     sa.Index(f"{prefix}task_key_digest", c.key_digest, unique=True)
     sa.Index(f"{prefix}task_publish_at", c.publish_at, **_where("publish_at IS NOT NULL"))
