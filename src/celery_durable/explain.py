@@ -194,7 +194,7 @@ def _succeeded(r: Record, f: Facts) -> _Answer:
     how = f"on attempt {r.claims}"
     if r.duplicate_of is not None:
         how = f"with the outcome of {f.holder.task_id if f.holder else 'the task that held its key'}"
-    return f"succeeded at {clock(r.finished_at, f.now)} {how}{_owed(r)}", r.publish_at, []
+    return f"succeeded at {clock(r.finished_at, f.now)} {how}{_owed(r)}", r.publish_at, _pruned(r, f)
 
 
 def _dead(r: Record, f: Facts) -> _Answer:
@@ -209,7 +209,7 @@ def _dead(r: Record, f: Facts) -> _Answer:
     evidence = [f"{ended.verb}: {brief(ended.reason)}"] if ended and told else []
     if failed and failed.verdict:
         evidence.append(f"why it was not tried again: {brief(failed.verdict)}")
-    evidence.append(f"bring it back with: {COMMAND} replay {r.task_id}")
+    evidence += _pruned(r, f) or [f"bring it back with: {COMMAND} replay {r.task_id}"]
     return reason, r.publish_at, evidence
 
 
@@ -221,7 +221,14 @@ def _cancelled(r: Record, f: Facts) -> _Answer:
     evidence = []
     if asked and asked.target == states.RUNNING:
         evidence.append(f"the cancellation was asked for at {clock(asked.at, f.now)}, while it was running")
+    evidence += _pruned(r, f)
     return f"cancelled at {clock(r.finished_at, f.now)}{who}: {why}{_owed(r)}", r.publish_at, evidence
+
+
+def _pruned(r: Record, f: Facts) -> list[str]:
+    if r.pruned_at is None:
+        return []
+    return [f"its message, result and history were pruned at {clock(r.pruned_at, f.now)}; its key still holds"]
 
 
 def _owed(r: Record) -> str:

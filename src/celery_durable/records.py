@@ -249,6 +249,8 @@ class Record:
     observed: bool = False
     progress: str | None = None
     progress_at: int | None = None
+    #: When its message, result, steps and history were forgotten.
+    pruned_at: int | None = None
     failure: Failure | None = field(default=None)
 
     def decoded_result(self) -> Any:

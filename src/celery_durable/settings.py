@@ -33,6 +33,8 @@ class Settings:
     max_losses: int = 3
     time_limit: float = 3600.0
     max_message_bytes: int = 1024 * 1024
+    result_retention: float = 30 * 86_400.0
+    key_retention: float = 0.0
     table_prefix: str = "durable_"
     unclassified: str = "dead"
     code_version: str = ""
@@ -70,6 +72,7 @@ class Settings:
             "time_limit",
             "max_losses",
             "max_message_bytes",
+            "result_retention",
         ):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"{PREFIX}{name} is {getattr(self, name)!r}: it must be greater than 0.")
@@ -80,6 +83,14 @@ class Settings:
                 f"durable_lease is {self.lease:g} s, shorter than three sweeps of durable_sweep_interval "
                 f"({self.sweep_interval:g} s): a worker could not renew it in time. "
                 f"Set durable_lease to {3 * self.sweep_interval:g} or more, or sweep more often."
+            )
+        if self.key_retention < 0:
+            raise SettingsError(f"durable_key_retention is {self.key_retention:g}: it is 0 (for ever) or more.")
+        if self.key_retention and self.key_retention < self.result_retention:
+            raise SettingsError(
+                f"durable_key_retention is {self.key_retention:g} s, shorter than durable_result_retention "
+                f"({self.result_retention:g} s): a key outlives its result. Make it at least as long, or 0, which is "
+                "for ever."
             )
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,30}", self.table_prefix):
             raise SettingsError(

@@ -41,7 +41,7 @@ MOVES: dict[str, tuple[frozenset[str | None], frozenset[str]]] = {
     "hand_over": (frozenset({QUEUED}), frozenset({CANCELLED})),
 }
 #: Events that tell something without moving the row.
-NOTES = frozenset({"fenced", "event"})
+NOTES = frozenset({"fenced", "event", "prune"})
 #: Events of rows that are merely observed: Celery moves those as it likes, no table binds them.
 SIGHTINGS = frozenset({"observe"})
 
@@ -379,7 +379,7 @@ def replay(reason: str, wake: When | None = None) -> Move:
     fresh = _NOT_WAITED | {
         "progressed": 0, "losses": 0, "retries": 0, "cancel_requested_at": None, "cancel_reason": None,
         "cancel_terminate": 0,
-        "deadline_at": None,
+        "deadline_at": None, "pruned_at": None,
     }  # fmt: skip
     if wake is not None:
         changes = into_waiting(SCHEDULED, "replayed with an ETA", wake) | fresh

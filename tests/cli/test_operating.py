@@ -326,3 +326,35 @@ def test_an_event_that_nobody_can_take(shop, ledger):
     assert (unknown.code, unknown.error) == (1, "Error: No task has the id or idempotency key 'nope'.")
     for name in ("", " paid", "x" * 256, "a\nb"):
         assert "is no name of an event" in shop.durable("send-event", done.task_id, name).error
+
+
+# --- prune --------------------------------------------------------------------------------------------
+
+
+def test_prune(shop, ledger):
+    old, young, died = kit.succeeded(ledger, "order-1"), kit.succeeded(ledger), die(ledger)
+    for claim in (old, died):
+        kit.change(ledger, claim.row_id, finished_at=ledger.dialect.clock_sql - 31 * 86_400 * kit.SECOND)
+    assert shop.durable("prune", "--dry-run").out == "1 task would be pruned.\n"
+    assert shop.durable("prune", "--dry-run", "--state", "dead", "--state", "succeeded", "--json").json["count"] == 2
+    assert shop.durable("prune").out == "1 task pruned.\n"
+    assert shop.durable("prune").out == "Nothing to prune.\n"
+    assert kit.row_of(ledger, young.row_id).pruned_at is None
+    why = shop.durable("why", "order-1", "--json").json
+    assert any("pruned" in sentence for sentence in why["evidence"])
+    assert (shop.durable("show", "order-1").code, shop.durable("show", "order-1", "--json").json["events"]) == (0, [])
+    assert shop.durable("prune", "--older-than", "1h", "--state", "dead", "--json").json == {"pruned": 1, "deleted": 0}
+    refused = shop.durable("replay", died.task_id)
+    assert (refused.code, "was pruned" in refused.error) == (1, True)
+    why = shop.durable("why", died.task_id, "--json").json
+    assert any("still holds" in sentence for sentence in why["evidence"])
+    assert not any("bring it back" in sentence for sentence in why["evidence"])
+
+
+def test_prune_deletes_keys_only_where_that_is_set(shop, ledger):
+    old = kit.succeeded(ledger)
+    kit.change(ledger, old.row_id, finished_at=ledger.dialect.clock_sql - 31 * 86_400 * kit.SECOND)
+    assert shop.durable("prune", "--json").json == {"pruned": 1, "deleted": 0}
+    shop.write(durable_key_retention=30 * 86_400)
+    assert shop.durable("prune").out == "Nothing to prune.\n1 task older than durable_key_retention deleted.\n"
+    assert not kit.rows(ledger)

@@ -19,7 +19,22 @@ def told(ledger, prefix):
 
 def _sqlite(connection, name):
     rows = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL", (name,))
-    return [" ".join(r.sql.split()) for r in rows]
+    return [part for row in rows for part in _parts(" ".join(row.sql.split()))]
+
+
+def _parts(sql):
+    """The columns and rules of a table; SQLite appends what a migration adds, a rule with its column."""
+    head, _, body = sql.partition("(")
+    if not head.startswith("CREATE TABLE"):
+        return [sql]
+    parts, depth = [""], 0
+    for char in body.rpartition(")")[0].replace(" CONSTRAINT ", ", CONSTRAINT ").replace(",,", ","):
+        depth += (char == "(") - (char == ")")
+        if char == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [head, *sorted(part.strip() for part in parts if part.strip())]
 
 
 def _mariadb(connection, name):

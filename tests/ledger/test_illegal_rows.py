@@ -90,6 +90,10 @@ ILLEGAL: dict[str, list[tuple[str, dict[str, Any], str]]] = {
         ("dead", {"observed": 1, **OWING}, "an outcome owed of what is only observed"),
         ("succeeded", {"observed": 2}, "half observed"),
     ],
+    "pruned_over": [
+        ("queued", {"pruned_at": NOW}, "queued without a message"),
+        ("dead", {"pruned_at": NOW, **OWING}, "an outcome owed of what is pruned"),
+    ],
     "on_loss_known": [("queued", {"on_loss": "explode"}, "no answer to a loss")],
 }
 CASES = [

@@ -125,6 +125,7 @@ BROKEN = {
     "terminal_finished": {"finished_at": 1},
     "queued_rung": {"publish_at": None},
     "owing_rung": {"continuation_pending": "token"},
+    "pruned_over": {"pruned_at": 1},
     "observed_unpromised": {"observed": 1, "publish_at": 1},
     "rung_for_a_reason": {
         "state": "waiting",

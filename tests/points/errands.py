@@ -20,9 +20,10 @@ from sqlalchemy.orm import Session
 
 from celery_durable import ledger
 from celery_durable.errors import NoSuchTask
-from celery_durable.ledger import Presence
+from celery_durable.ledger import Aged, Presence
 from celery_durable.outbox import Publisher
 from celery_durable.records import Envelope
+from celery_durable.states import After
 from celery_durable.wiring import plugin
 from tests.points.tasks import LOOK_AGAIN
 from tests.waiting import wait_until
@@ -328,6 +329,24 @@ def survey(c: Client) -> None:
     ref = c.submit("works", "counted")
     assert c.side.ledger.count_all().number
     c.until(ref, *OVER)
+
+
+@errand("prune_batch forget_batch")
+def prune(c: Client) -> None:
+    """Tasks that are over are forgotten, in part and then altogether; a message left of one is parked."""
+    refs = [c.expect(c.ref(f"pruned-{n}"), "succeeded", "dead", optional=True) for n in range(3)]
+    for ref in refs:
+        if c.look(ref) is None:
+            c.app.tasks["pruned"].apply_async(task_id=ref)
+        c.until(ref, *OVER)
+
+    def forgotten() -> bool:
+        list(c.side.ledger.prune(Aged(before=After(1), task="pruned"), batch=2))
+        list(c.side.ledger.forget_keys(-1, batch=2))
+        left = [c.look(ref) for ref in refs]
+        return all(record is None or record.state == "dead" for record in left)
+
+    wait_until(forgotten, PATIENCE, "something was not forgotten")
 
 
 @errand("observe")

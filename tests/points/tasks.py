@@ -97,6 +97,10 @@ def _add_working(task: Callable[..., Any], saw: Callable[..., None], once: Once)
         saw(self, FINISHED)
         return key
 
+    @task(name="pruned")
+    def pruned(self):
+        return self.fence
+
     @task(name="overruled")
     def overruled(self):
         """Its first claim is over before it ends: what it returns then is refused."""

@@ -87,7 +87,8 @@ def test_a_value_of_another_type_says_what_was_expected(name, value, expected):
 
 
 @pytest.mark.parametrize(
-    "name", ["lease", "sweep_interval", "republish_after", "time_limit", "max_losses", "max_message_bytes"]
+    "name",
+    ["lease", "sweep_interval", "republish_after", "time_limit", "max_losses", "max_message_bytes", "result_retention"],
 )
 @pytest.mark.parametrize("value", [0, -1])
 def test_durations_and_sizes_are_positive(name, value):
@@ -106,6 +107,13 @@ def test_a_lease_that_cannot_be_renewed_in_time_is_refused_with_the_fix():
     with pytest.raises(SettingsError, match="Set durable_lease to 15 or more"):
         Settings.read({"durable_lease": 14, "durable_sweep_interval": 5})
     assert Settings.read({"durable_lease": 15, "durable_sweep_interval": 5}).lease == 15
+
+
+def test_a_key_outlives_its_result():
+    with pytest.raises(SettingsError, match=r"durable_key_retention is 60 s.*0, which is for ever"):
+        Settings.read({"durable_key_retention": 60})
+    assert Settings.read({"durable_key_retention": 60, "durable_result_retention": 60}).key_retention == 60
+    assert Settings.read({}).key_retention == 0
 
 
 @pytest.mark.parametrize("prefix", ["", "Shop_", "1shop", "shop-", "a" * 32, 'x"; DROP TABLE x; --', "ä_"])

@@ -22,6 +22,7 @@ from celery_durable.ledger.listening import Ears
 from celery_durable.ledger.liveness import Held, LivenessLock, Peer
 from celery_durable.ledger.operating import Operating
 from celery_durable.ledger.parking import Parcel, Parking, Stranger
+from celery_durable.ledger.pruning import Aged, Pruning
 from celery_durable.ledger.querying import Querying
 from celery_durable.ledger.registry import Presence
 from celery_durable.ledger.replacing import Submitted
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
     from celery_durable.settings import Settings
 
 __all__ = [
-    "Asked", "Batch", "Burial", "Casualties", "Claiming", "Count", "Enclosure", "Failed", "FailureGroup", "Glance",
-    "Held", "Ledger", "Lender", "Likeness", "LivenessLock", "Parcel", "Part", "Peer", "Presence", "Ring", "Seen",
-    "Sighting", "Stored", "Stranger", "Submitted", "Which",
+    "Aged", "Asked", "Batch", "Burial", "Casualties", "Claiming", "Count", "Enclosure", "Failed", "FailureGroup",
+    "Glance", "Held", "Ledger", "Lender", "Likeness", "LivenessLock", "Parcel", "Part", "Peer", "Presence", "Ring",
+    "Seen", "Sighting", "Stored", "Stranger", "Submitted", "Which",
 ]  # fmt: skip
 
 
@@ -58,6 +59,7 @@ class Ledger(
     Chords,
     Reporting,
     Inspecting,
+    Pruning,
     Querying,
     Verifying,
 ):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from celery_durable.ledger.schema import Tables
 
 #: The revision that this version of celery-durable works with; a test holds it equal to the newest script.
-HEAD = "0002"
+HEAD = "0003"
 
 _LOCK = 0x6475726162  # "durab": the advisory lock that lets one process migrate at a time
 #: Alembic's `op`, that the scripts speak to, is one for the whole process: two threads would write into each other's

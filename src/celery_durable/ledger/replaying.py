@@ -52,7 +52,7 @@ class Replaying(Waiting):
         It goes on where it stopped; ``fresh`` forgets its steps, sleeps and received events.
 
         Raises:
-            BadRequest: the task was only observed: the ledger does not hold its message.
+            BadRequest: the task was only observed, or pruned: the ledger does not hold its message.
         """
 
         def work(connection: sa.Connection) -> bool:
@@ -63,6 +63,8 @@ class Replaying(Waiting):
                 raise BadRequest(
                     f"{row.task_id} was only observed: the ledger does not hold its message. Submit it anew."
                 )
+            if row.pruned_at is not None:
+                raise BadRequest(f"The message of {row.task_id} was pruned: there is nothing to run. Submit it anew.")
             self._bring_back(connection, [row], reason, actor=actor, fresh=fresh)
             return True
 
@@ -109,7 +111,7 @@ class Replaying(Waiting):
         c, f = self.t.task.c, self.t.failure.c
         # "Dead" is "has a failure kind": that much is indexed on every database.
         where = [c.failure_kind.is_not(None) if which.kind is None else c.failure_kind == which.kind]
-        where += [self.in_state(states.DEAD), c.observed == 0]
+        where += [self.in_state(states.DEAD), c.observed == 0, c.pruned_at.is_(None)]
         if which.task is not None:
             where.append(c.task == which.task)
         if which.fingerprint is None:
@@ -144,7 +146,7 @@ class Replaying(Waiting):
         c = self.t.task.c
         columns = (c.id, c.state, c.claims, c.duplicate_of, c.finished_at)
         deaths = {row.id: row.finished_at for row in chosen}
-        dead = (c.id.in_(list(deaths)), self.in_state(states.DEAD), c.observed == 0)
+        dead = (c.id.in_(list(deaths)), self.in_state(states.DEAD), c.observed == 0, c.pruned_at.is_(None))
 
         def work(connection: sa.Connection) -> Batch:
             found = self.writer.lock(connection, *dead, columns=columns, limit=len(deaths), order=c.id)

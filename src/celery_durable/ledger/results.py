@@ -96,16 +96,16 @@ class Results(Room):
         query = sa.select(c.id, c.task_id, c.parent_id, c.envelope).where(c.parent_id.in_(list(task_ids)))
         told: dict[str, list[tuple[str, str | None]]] = {}
         for row in self._ask(query.order_by(c.id)):
-            headers = json.loads(row.envelope)["headers"]
+            headers = json.loads(row.envelope)["headers"] if row.envelope else {}  # it may be pruned
             told.setdefault(row.parent_id, []).append((row.task_id, headers.get("group")))
         return told
 
     def message(self, row_id: int) -> sa.Row[Any] | None:
-        """Return the two columns of a row's message, and who wrote its last move."""
+        """Return the two columns of a row's message, and who wrote its last move; None when it is pruned."""
         c, e = self.t.task.c, self.t.event.c
         last = sa.select(e.actor).where(e.task_row == row_id, e.verb == "claim").order_by(e.id.desc()).limit(1)
         rows = self._ask(sa.select(c.envelope, c.body, last.scalar_subquery().label("worker")).where(c.id == row_id))
-        return rows[0] if rows else None
+        return rows[0] if rows and rows[0].envelope else None
 
     # Writing --------------------------------------------------------------------------------------------
 

@@ -56,6 +56,18 @@ def _partial(name: str, column: sa.Column[int], state: str) -> tuple[sa.Index, s
     return partial, composite
 
 
+def _prunable(name: str, column: sa.Column[int]) -> tuple[sa.Index, sa.Index, sa.Index]:
+    """What is over, and what of that is pruned: partial where the database has that, led by ``pruned_at`` where not."""
+    table = column.table
+    over = sa.Index(name, column, **_where("finished_at IS NOT NULL AND pruned_at IS NULL"))
+    over.ddl_if(callable_=_has_partial)
+    pruned = sa.Index(f"{name}_pruned", column, **_where("pruned_at IS NOT NULL"))
+    pruned.ddl_if(callable_=_has_partial)
+    composite = sa.Index(f"{name}_prunable", table.c.pruned_at, column)
+    composite.ddl_if(callable_=_lacks_partial)
+    return over, pruned, composite
+
+
 def _deadline(name: str, column: sa.Column[int]) -> tuple[sa.Index, sa.Index]:
     """Deadlines of what is not over: partial where the database has that, led by ``finished_at`` where not."""
     table = column.table
@@ -138,6 +150,7 @@ def tables(prefix: str) -> Tables:
         column("result", Blob),
         column("result_type", text(255)),
         column("observed", sa.SmallInteger, nullable=False, server_default="0"),
+        column("pruned_at", Micros),
         *checks(f"{prefix}task", prefix, TASK_CHECKS),
         **options,
     )  # fmt: skip
@@ -146,7 +159,7 @@ def tables(prefix: str) -> Tables:
     sa.Index(f"{prefix}task_task_id", c.task_id, unique=True)
     sa.Index(f"{prefix}task_key_digest", c.key_digest, unique=True)
     sa.Index(f"{prefix}task_publish_at", c.publish_at, **_where("publish_at IS NOT NULL"))
-    sa.Index(f"{prefix}task_finished_at", c.finished_at, **_where("finished_at IS NOT NULL"))
+    _prunable(f"{prefix}task_finished_at", c.finished_at)
     _deadline(f"{prefix}task_deadline_at", c.deadline_at)
     sa.Index(f"{prefix}task_duplicate_of", c.duplicate_of, **_where("duplicate_of IS NOT NULL"))
     sa.Index(f"{prefix}task_live", c.state, c.queue, c.id, **_where("finished_at IS NULL"))

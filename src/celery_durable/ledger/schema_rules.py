@@ -45,6 +45,8 @@ TASK_CHECKS = {
         "observed = 0 OR (observed = 1 AND lease_expires_at IS NULL AND wake_at IS NULL AND publish_at IS NULL"
         " AND deadline_at IS NULL AND continuation_pending IS NULL AND claim_token IS NULL)"
     ),
+    # What keeps a pruned row is its key alone: it has no message that could run.
+    "pruned_over": "pruned_at IS NULL OR (finished_at IS NOT NULL AND continuation_pending IS NULL)",
 }
 
 
@@ -62,7 +64,7 @@ def checks(table: str, prefix: str, rules: Mapping[str, str]) -> Iterable[sa.Che
 def guard(table: sa.Table, prefix: str, rules: Mapping[str, str]) -> None:
     """Have PostgreSQL's function made before its table, and dropped after it."""
     texts = {
-        "before_create": _function(table, prefix, rules),
+        "before_create": function(table, prefix, rules),
         "after_drop": f"DROP FUNCTION IF EXISTS {table.name}_legal(record)",
     }
     for when, text in texts.items():
@@ -73,7 +75,7 @@ def _reads_once(*_: Any, dialect: sa.Dialect, **__: Any) -> bool:
     return dialect.name != "postgresql"
 
 
-def _function(table: sa.Table, prefix: str, rules: Mapping[str, str]) -> str:
+def function(table: sa.Table, prefix: str, rules: Mapping[str, str]) -> str:
     """Write the function: all rules at once, and only where that fails one by one, to name the one that is broken."""
     column = re.compile(r"\b(" + "|".join(table.c.keys()) + r")\b(?=(?:[^']*'[^']*')*[^']*$)")  # not within a literal
     conditions = {prefix + name: column.sub(r"r.\1", f"({rule})") for name, rule in rules.items()}

@@ -268,6 +268,9 @@ class Submitting(Replacing):
         publish = move.to == states.QUEUED and not sub.awaited
         if publish:
             changes |= self._rung(first.publish_count)
+        if first.pruned_at is not None:  # its history is gone, up to the number of claims
+            gone = Entry("prune", first.state, first.state, first.claims, actor, "its history was pruned")
+            self.writer.note(connection, first.id, gone)
         self.writer.write(connection, first, replace(move, changes=changes), actor=actor)
         return Submitted("replayed", first.id, first.task_id, move.to, first.envelope_no + 1, publish=publish)
 

@@ -26,6 +26,7 @@ CHECKED = {
     "state_known": EXISTS, "running_leased": CLAIMED, "waiting_explained": WAITS, "dead_has_kind": FAILED,
     "terminal_finished": EXISTS, "queued_rung": EXISTS, "owing_rung": EXISTS, "rung_for_a_reason": EXISTS,
     "keyed_or_alias": IDEMPOTENT, "counters": CLAIMED, "on_loss_known": CLAIMED, "observed_unpromised": EXISTS,
+    "pruned_over": IDEMPOTENT,
 }  # fmt: skip
 #: Task rows per slice, and how many violations of one kind are told per slice.
 SLICE, TOLD = 5_000, 100
@@ -112,11 +113,14 @@ class Verifying(Registry):
             return sa.func.count(sa.case((e.verb == verb, e.id)))
 
         claim = sa.case((e.verb == "claim", e.claim))
+        # Of what came back after it was pruned, the history begins at the number of claims that it had.
+        pruned = sa.func.coalesce(sa.func.max(sa.case((e.verb == "prune", e.claim))), 0)
         told = (
             sa.select(
                 e.task_row, sa.func.max(sa.case((moved, e.id))).label("last_id"),
-                count("claim").label("claims"), sa.func.count(sa.distinct(claim)).label("fences"),
-                sa.func.max(claim).label("fence"), count("succeed").label("successes"),
+                (count("claim") + pruned).label("claims"),
+                (sa.func.count(sa.distinct(claim)) + pruned).label("fences"), sa.func.max(claim).label("fence"),
+                count("succeed").label("successes"),
             )
             .where(e.task_row > low, e.task_row <= high)
             .group_by(e.task_row)
@@ -132,7 +136,7 @@ class Verifying(Registry):
             .outerjoin(told, told.c.task_row == c.id)
             .outerjoin(last, last.c.id == told.c.last_id)
             .where(
-                c.id > low, c.id <= high, c.observed == 0,
+                c.id > low, c.id <= high, c.observed == 0, c.pruned_at.is_(None),
                 sa.or_(
                     last.c.id.is_(None), last.c.to_state != c.state, told.c.claims != c.claims,
                     told.c.fences != told.c.claims, told.c.fence > c.claims, told.c.successes > 1,
@@ -152,12 +156,12 @@ class Verifying(Registry):
                 e.task_row, e.verb, e.from_state, e.to_state, e.id,
                 sa.func.lag(e.to_state).over(partition_by=e.task_row, order_by=e.id).label("stood"),
             )
-            .where(e.task_row > low, e.task_row <= high, e.verb.not_in(states.NOTES))
+            .where(e.task_row > low, e.task_row <= high, e.verb.not_in(states.NOTES - {"prune"}))
             .subquery()
         )  # fmt: skip
         came, went = sa.func.coalesce(steps.c.from_state, ""), steps.c.to_state
         legal = sa.or_(
-            steps.c.verb.in_(states.SIGHTINGS),
+            steps.c.verb.in_(states.SIGHTINGS | {"prune"}),
             *(
                 sa.and_(steps.c.verb == verb, came.in_([s or "" for s in sources]), went.in_(targets))
                 for verb, (sources, targets) in states.MOVES.items()
@@ -167,7 +171,7 @@ class Verifying(Registry):
         query = (
             sa.select(c.task_id, steps.c.verb, came.label("came"), went, steps.c.stood, legal.label("legal"))
             .join_from(steps, self.t.task, c.id == steps.c.task_row)
-            .where(sa.or_(sa.not_(legal), came != sa.func.coalesce(steps.c.stood, "")))
+            .where(sa.or_(sa.not_(legal), came != sa.func.coalesce(steps.c.stood, "")), steps.c.verb != "prune")
             .order_by(steps.c.id)
             .limit(TOLD)
         )
