@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 BASE := $(VENV)/.stamp-base
 DEV := $(VENV)/.stamp-dev
 
+DJANGO ?= 4.2
+OTHER := .venv-django-$(DJANGO)
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # The pins are for Python 3.11 and later: some of these versions have left 3.10 behind.
@@ -20,7 +23,7 @@ comma := ,
 space := $(subst ,, )
 EXTRAS = $(subst $(space),$(comma),$(strip $(foreach name,redis postgres mysql,$(findstring $(name),$(ARGS)))))
 
-.PHONY: help venv servers check format test slow matrix crash bench pains demo clean
+.PHONY: help venv servers check format test django slow matrix crash bench pains demo clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -43,6 +46,12 @@ format: $(DEV)  ## repair what lint and formatting can repair
 
 test: servers  ## the tests, on real servers; the crash matrix in small (ARGS= for pytest, WORKERS= processes)
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadgroup -m "matrix or not slow" $(ARGS)
+
+django: servers  ## tests/django on another Django (DJANGO=4.2), in an environment of its own
+	@test -x $(OTHER)/bin/pip || $(BIN)/python -m venv $(OTHER)
+	@grep -v '^Django==' constraints.txt >$(OTHER)/constraints.txt
+	$(OTHER)/bin/python -m pip install --quiet $(if $(PINS),-c $(OTHER)/constraints.txt) -e '.[dev]' 'Django==$(DJANGO).*'
+	$(OTHER)/bin/python -m pytest tests/django -n $(WORKERS) --dist loadgroup -m "not slow" $(ARGS)
 
 slow: servers  ## the tests that take minutes each: a million rows
 	$(BIN)/python -m pytest tests -m "slow and not (matrix or crash)" $(ARGS)

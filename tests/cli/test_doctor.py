@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 from celery import Celery
+from celery.beat import BeatLazyFunc
 
 from celery_durable import DurableTask
-from celery_durable.doctor import examine, looking
+from celery_durable.doctor import examine, looking, of_configuration
 from celery_durable.ledger.registry import Presence
 from tests.cli.kit import enter
 from tests.ledger import kit
@@ -169,3 +170,33 @@ def test_a_database_that_is_down(app):
         "Connection refused" in found["ledger-unreachable"].message or "failed" in found["ledger-unreachable"].message
     )
     assert "secret" not in found["ledger-unreachable"].message
+
+
+@pytest.mark.parametrize(
+    ("backend", "found"),
+    [
+        ("durable://", None), ("redis://localhost", None),
+        ("file:///tmp", "chord-polling"), ("db+sqlite://", "chord-polling"), ("rpc://", "results-rpc"), (None, None),
+        ("nonsense://", None),
+    ],
+)  # fmt: skip
+def test_how_chords_are_counted(app, backend, found):
+    app.conf.result_backend = backend
+    told = {f.id for f in of_configuration(app)[1]}
+    assert told == ({found} if found else set())
+
+
+def test_beat_with_one_key_for_all_ticks(app):
+    @app.task(base=DurableTask, name="shop.report", idempotency_key="{day}")
+    def report(day):
+        pass
+
+    every = {"schedule": 60.0}
+    app.conf.beat_schedule = {
+        "keyed": {"task": "shop.report", "args": ("today",)} | every,
+        "option": {"task": "shop.charge", "options": {"idempotency_key": "nightly"}} | every,
+        "lazy": {"task": "shop.report", "kwargs": {"day": BeatLazyFunc(str)}} | every,
+        "without": {"task": "shop.charge"} | every,
+        "stock": {"task": "shop.mail", "options": {"idempotency_key": "x"}} | every,
+    }
+    assert looking.configuration(app).once == ("keyed", "option")

@@ -18,6 +18,8 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "celery_durable.contrib.django",
+    "django_celery_beat",
+    "django_celery_results",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -45,4 +47,5 @@ DATABASES = {
 ROOT_URLCONF = "tests.django.urls"
 STATIC_URL = "/static/"
 USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

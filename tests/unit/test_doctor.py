@@ -89,6 +89,7 @@ CASES = [
     ("always-eager", "warning", seen(eager=True), "in the caller"),
     ("serializer", "error", seen(serializer="pickle", accepted=False), "'pickle', which accept_content (json)"),
     ("async-task", "error", task(asynchronous=True), "shop.pay: async def"),
+    ("beat-runs-once", "warning", seen(once=["nightly"]), "nightly in beat_schedule"),
     ("acks-early", "warning", task(acks_late=False), "shop.pay: acks_late is False"),
     ("reject-on-worker-lost", "info", task(reject_on_worker_lost=True), "means nothing"),
     ("task-lease", "error", task(lease=2.0), "shop.pay (2 s)"),
@@ -106,8 +107,8 @@ CASES = [
     ("prefetch", "info", seen(prefetch=0), "without limit"),
     ("results-in-memory", "warning", seen(backend="cache+memory"), "cache+memory://"),
     ("results-rpc", "info", seen(backend="rpc"), "rpc://"),
-    ("chord-counts-twice", "warning", seen(backend="cache"), "counts twice"),
-    ("chord-polling", "warning", seen(backend="db+postgresql", backend_joins=False), "db+postgresql://"),
+    ("chord-counts-twice", "warning", seen(backend="django-db", chords="counts"), "is django-db, which counts"),
+    ("chord-polling", "warning", seen(backend="db+postgresql", chords="polled"), "is db+postgresql,"),
     # The database
     ("ledger-unreachable", "error", replace(LEDGER, problem="The ledger x did not answer.", setup=None),
      "did not answer"),
@@ -174,7 +175,7 @@ def test_a_finding(name, level, facts, told):
         seen(hosted=True, settings=settings(ledger_url="sqlite:////s/shop.db"), resolved_url="sqlite:////s/shop.db"),
         seen(settings=settings(observe=("*",)), tasks=(TaskSeen(name="mail", durable=False, acks_late=False),)),
         seen(tasks=(*WELL.tasks, TaskSeen(name="mail", durable=False, time_limit=60.0))),  # it ends before Redis minds
-        seen(tasks=(*WELL.tasks, TaskSeen(name="celery.chord_unlock")), backend="db+sqlite", backend_joins=False),
+        seen(tasks=(*WELL.tasks, TaskSeen(name="celery.chord_unlock")), backend="db+sqlite", chords="polled"),
         seen(backend=""),
         seen(pool="my.pools:Pool"),
         seen(transport="amqp", visibility_timeout=1.0),

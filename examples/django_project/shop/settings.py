@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import django
 from celery.beat import BeatLazyFunc
 from celery.schedules import crontab
 
@@ -59,7 +60,9 @@ def database(url: str) -> dict[str, object]:
     """Django's entry for ``postgresql://user:password@host:port/name``; a SQLite file where there is no URL."""
     if not url:
         # One writer at a time: take the lock when a transaction begins, and wait for it.
-        options = {"transaction_mode": "IMMEDIATE", "timeout": 20, "init_command": "PRAGMA journal_mode=WAL"}
+        options = {"timeout": 20}
+        if django.VERSION >= (5, 1):  # an older one cannot; its transactions may find the database locked
+            options |= {"transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode=WAL"}
         return {"ENGINE": "django.db.backends.sqlite3", "NAME": STATE / "shop.db", "OPTIONS": options}
     parts = urlsplit(url)
     if parts.scheme not in {"postgres", "postgresql"}:

@@ -30,6 +30,7 @@ def judge(c: Configuration) -> Iterator[Finding]:
         )  # fmt: skip
     yield from _nothing_durable(c)
     yield from _submission(c)
+    yield from _beat(c)
     yield from _options(c)
     yield from _place(c)
     yield from _broker(c)
@@ -66,6 +67,16 @@ def _submission(c: Configuration) -> Iterator[Finding]:
             "async-task", f"{listed(names)}: async def, which Celery 5 cannot run; submissions are refused.",
             "Make it a plain function, and call asyncio.run() in it.",
         )  # fmt: skip
+
+
+def _beat(c: Configuration) -> Iterator[Finding]:
+    if c.once:
+        yield warning(
+            "beat-runs-once",
+            f"{listed(c.once)} in beat_schedule: the idempotency key is the same at each tick, so it runs once and "
+            "never again.",
+            "Give it an argument that changes with the tick (docs/submitting.md), or the task no idempotency_key.",
+        )
 
 
 def _options(c: Configuration) -> Iterator[Finding]:
@@ -185,16 +196,17 @@ def _results(c: Configuration) -> Iterator[Finding]:
             "results-rpc", "result_backend is rpc://: a result is a message to its caller, and gone with it.",
             'Use "durable://" where a result is to outlive its caller.',
         )  # fmt: skip
-    elif kind == "cache":
+    elif kind and c.chords == "counts":
         yield warning(
-            "chord-counts-twice", "result_backend counts the parts of a chord without their ids: one that is delivered "
-            "again after a crash counts twice, and the body may start before all parts are done.",
+            "chord-counts-twice",
+            f"result_backend is {kind}, which counts the parts of a chord without their ids: one that is told again "
+            "after a crash counts twice, and the chord's body starts too early or never.",
             'Use "durable://" or Redis where chords matter.',
-        )  # fmt: skip
-    elif kind and kind != "disabled" and not c.backend_joins and not (polling and polling.durable):
+        )
+    elif kind and c.chords == "polled" and not (polling and polling.durable):
         yield warning(
             "chord-polling",
-            f"result_backend is {kind}://, which cannot count: chords are polled for by celery.chord_unlock, a stock "
+            f"result_backend is {kind}, which cannot count: chords are polled for by celery.chord_unlock, a stock "
             "task here, and their body is lost with it.",
             'Use "durable://" or Redis, or make every task of the app durable (task_cls).',
         )

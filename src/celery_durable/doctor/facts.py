@@ -31,7 +31,9 @@ class Configuration:
     """What the app says; nothing was connected to for it.
 
     ``settings`` is None when they make no sense, ``problem`` says why then; ``unimportable`` why the tasks could not
-    be imported. ``hosted`` says that the ledger is in a database of a framework's.
+    be imported. ``hosted`` says that the ledger is in a database of a framework's. ``chords`` says how the result
+    backend knows that a chord's parts are done: by their ``ids``, by how many it ``counts``, or not: it is ``polled``.
+    ``once`` names entries of beat that submit one key again and again.
     """
 
     settings: Settings | None
@@ -48,7 +50,8 @@ class Configuration:
     prefetch: int = 4
     pool: str = "prefork"
     backend: str = ""
-    backend_joins: bool = True
+    chords: str = "ids"
+    once: Sequence[str] = ()
     tasks: Sequence[TaskSeen] = ()
 
     @property

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from celery.backends.base import Backend
+from celery.backends.redis import RedisBackend
+from celery.beat import BeatLazyFunc
 from kombu.serialization import prepare_accept_content, registry
 
 from celery_durable.doctor.facts import BrokerSeen, Configuration, LedgerSeen, Memory, TaskSeen
@@ -16,10 +20,13 @@ from celery_durable.ledger import Ledger, migrating
 from celery_durable.ledger.database import migrate
 from celery_durable.outbox import BROKER_TIMEOUT, Publisher
 from celery_durable.outcomes import CHORD_UNLOCK
+from celery_durable.results import DurableBackend
 from celery_durable.task import DurableTask
 from celery_durable.wiring import plugin, unwrapped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from celery_durable.settings import Settings
     from celery_durable.wiring import Plugin
 
@@ -33,7 +40,7 @@ def configuration(app: Any) -> Configuration:
     settings, hosted, problem = _settings(app)
     conf = app.conf
     content_type = registry.name_to_type.get(conf.task_serializer, conf.task_serializer)
-    backend, joins = _backend(app)
+    backend, chords = _backend(app)
     return Configuration(
         settings=settings,
         problem=problem,
@@ -49,7 +56,8 @@ def configuration(app: Any) -> Configuration:
         prefetch=int(conf.worker_prefetch_multiplier),
         pool=str(conf.worker_pool),
         backend=backend,
-        backend_joins=joins,
+        chords=chords,
+        once=tuple(sorted(_once(app))),
         tasks=tuple(_seen(t) for n, t in sorted(app.tasks.items()) if n == CHORD_UNLOCK or not n.startswith("celery.")),
     )
 
@@ -92,16 +100,33 @@ def _transport(app: Any) -> str:
     return name if isinstance(name, str) else str(connection.transport.driver_type)
 
 
-def _backend(app: Any) -> tuple[str, bool]:
-    """Name the result backend by its scheme, and say whether it can count the parts of a chord."""
+def _backend(app: Any) -> tuple[str, str]:
+    """Name the result backend by its scheme, and how it knows that the parts of a chord are done."""
     given = app.conf.result_backend
     if not given:
-        return "", True
+        return "", "ids"
     scheme = given.partition("://")[0] if isinstance(given, str) else type(given).__name__
     try:
-        return scheme, bool(app.backend.supports_native_join)
+        backend = app.backend
     except Exception:  # noqa: BLE001 - one that cannot be loaded is Celery's to report
-        return scheme, True
+        return scheme, "ids"
+    if isinstance(backend, DurableBackend | RedisBackend):
+        return scheme, "ids"
+    polled = getattr(backend.apply_chord, "__func__", None) is Backend.apply_chord
+    return scheme, "polled" if polled else "counts"
+
+
+def _once(app: Any) -> Iterator[str]:
+    """Name the entries of beat whose key is the same at each tick: a template over arguments that never change."""
+    for name, entry in (app.conf.beat_schedule or {}).items():
+        told = dict(entry) if isinstance(entry, Mapping) else {}
+        task = app.tasks.get(told.get("task"))
+        if not isinstance(task, DurableTask):
+            continue
+        key = (told.get("options") or {}).get("idempotency_key", task.idempotency_key)
+        given = [*(told.get("args") or ()), *(told.get("kwargs") or {}).values()]
+        if isinstance(key, str) and not any(isinstance(value, BeatLazyFunc) for value in given):
+            yield str(name)
 
 
 def ledger(side: Plugin, settings: Settings) -> LedgerSeen:

@@ -33,6 +33,7 @@ NUMBERS = {
     "pool-untested": 16, "prefetch": 17, "results-in-memory": 18, "results-rpc": 19, "chord-counts-twice": 20,
     "chord-polling": 21, "django-sqlite-transactions": 22, "django-isolation": 23, "django-autocommit": 24,
     "django-other-database": 25, "django-ledger-elsewhere": 26, "django-no-app": 27, "django-app-missing": 28,
+    "beat-runs-once": 29,
     "ledger-unreachable": 40, "ledger-unmigrated": 41, "ledger-older": 42, "ledger-newer": 43, "ledger-to-come": 44,
     "clock": 45, "sqlite-not-wal": 46, "sqlite-network": 47, "sqlite-several-hosts": 48, "postgresql-fsync": 49,
     "postgresql-synchronous-commit": 50, "ledger-read-only": 51, "isolation": 52, "mysql-version": 53,
