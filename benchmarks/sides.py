@@ -74,7 +74,7 @@ class Bench:
         Raises:
             TimeoutError: none came in ``timeout`` seconds.
         """
-        found = redis.Redis.from_url(self.marks).blpop([MARKS], timeout=timeout)
+        found = redis.Redis.from_url(self.marks, socket_timeout=None).blpop([MARKS], timeout=timeout)
         if found is None:
             raise TimeoutError(f"no task has reported in {timeout} s")
         return int(found[1])
