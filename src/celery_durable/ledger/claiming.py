@@ -330,7 +330,7 @@ class Claims(Waiting):
         if not own:
             raise LeaseLost(
                 f"{claim.task_id}: claim {claim.claims} is over, the row is {state}; what this attempt did is "
-                "thrown away. It was away for longer than its lease (durable_lease)."
+                "thrown away. It was away for longer than its lease (durable_lease), or was taken for dead."
             )
         return state
 

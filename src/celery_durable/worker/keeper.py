@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from celery_durable import failures, signals, states
 from celery_durable.errors import LedgerError
 from celery_durable.ledger import Presence
-from celery_durable.worker import orphans
+from celery_durable.worker import deaths, orphans
 from celery_durable.worker.draining import Drain
 from celery_durable.worker.forkgate import after_fork, before_fork, gate
 from celery_durable.worker.leases import Leases
@@ -222,19 +222,13 @@ class Keeper:
         return called
 
     def _bury(self) -> bool:
-        """Leave word of deliveries whose pool process is gone.
-
-        billiard says so too, but waits ten seconds for a result that may still be in its pipe; here the
-        ledger knows whether there is one.
-        """
-        pool = getattr(getattr(self.worker.pool, "_pool", None), "_pool", None) if self.prefork else None
-        if pool is None or not self.leases:
+        """Leave word of deliveries whose pool process is gone."""
+        pool = getattr(self.worker.pool, "_pool", None) if self.prefork else None
+        if pool is None or not self.leases or not deaths.bury(pool, self.leases.requests()):
             return False
-        alive = {process.pid for process in list(pool)}
-        dead = [r for r in self.leases.requests() if (r.worker_pid or 0) not in {0, *alive}]
-        for request in dead:
-            request.bury()
-        return bool(dead)
+        if self.consumer is not None:
+            deaths.replace_dead(pool, self.consumer.call_soon)
+        return True
 
     def _turn(self) -> None:
         """Do whatever is due: say what was left, renew, report, sweep."""
