@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 
 #: What ``make bench`` runs, some ten minutes in all.
-USUAL = ("drain", "submit")
+USUAL = ("drain", "submit", "latency", "cost")
 
 
 def main(words: list[str]) -> int:

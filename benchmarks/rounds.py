@@ -27,11 +27,12 @@ Figures = dict[str, float]
 
 
 class Pair(NamedTuple):
-    """A side, the side that it is compared with, and the ratio that it has to reach, if one is set."""
+    """A side, the side that it is compared with, and the ratio or difference that it has to reach, if one is set."""
 
     side: str
     against: str
     goal: str = ""
+    figure: str = ""  # that the goal is for; "": every one that is compared
 
 
 class Report:
@@ -56,9 +57,12 @@ class Report:
 
     def compare(
         self, title: str, sides: Mapping[str, Callable[[], Figures]], pairs: Sequence[Pair], *,
-        of: Sequence[str] = ("rate",), rounds: int = ROUNDS,
+        of: Sequence[str] = ("rate",), more: Sequence[str] = (), rounds: int = ROUNDS,
     ) -> None:  # fmt: skip
-        """Take turns, once for warmth and then in rounds; tell medians, and the ratios of the figures in ``of``."""
+        """Take turns, once for warmth and then in rounds.
+
+        Tells medians, the ratios of the figures in ``of``, and by how much those in ``more`` differ.
+        """
         for take in sides.values():
             take()
         taken: dict[str, list[Figures]] = {name: [] for name in sides}
@@ -69,14 +73,14 @@ class Report:
         columns = list(dict.fromkeys(f for found in medians.values() for f in found))
         self.table(f"{title}: medians of {rounds} rounds", columns, medians, keep=False)
         ratios = [
-            _ratio(pair, figure, taken[pair.side], taken[pair.against])
+            _compared(pair, figure, taken[pair.side], taken[pair.against], minus=figure in more)
             for pair in pairs if pair.side in taken and pair.against in taken
-            for figure in of
+            for figure in (*of, *more) if pair.figure in {"", figure}
         ]  # fmt: skip
         for ratio in ratios:
             goal = f"   to reach: {ratio['goal']}" if ratio["goal"] else ""
             print(
-                f"  {ratio['side']} / {ratio['against']}, {ratio['figure']}: {ratio['median']:.2f} "
+                f"  {ratio['side']} {ratio['by']} {ratio['against']}, {ratio['figure']}: {ratio['median']:.2f} "
                 f"({ratio['lowest']:.2f}..{ratio['highest']:.2f}){goal}",
                 flush=True,
             )
@@ -103,11 +107,14 @@ def _cell(value: float | None, width: int) -> str:
     return f"{value:>{width},.0f}" if abs(value) >= 100 else f"{value:>{width},.2f}"  # noqa: PLR2004 - digits that tell
 
 
-def _ratio(pair: Pair, figure: str, ours: Sequence[Figures], theirs: Sequence[Figures]) -> dict[str, Any]:
-    ratios = [a[figure] / b[figure] for a, b in zip(ours, theirs, strict=True)]
+def _compared(
+    pair: Pair, figure: str, ours: Sequence[Figures], theirs: Sequence[Figures], *, minus: bool
+) -> dict[str, Any]:
+    both = [(a[figure], b[figure]) for a, b in zip(ours, theirs, strict=True)]
+    ratios = [a - b if minus else a / b for a, b in both]
     return {
-        "side": pair.side, "against": pair.against, "figure": figure, "median": statistics.median(ratios),
-        "lowest": min(ratios), "highest": max(ratios), "goal": pair.goal,
+        "side": pair.side, "by": "-" if minus else "/", "against": pair.against, "figure": figure,
+        "median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios), "goal": pair.goal,
     }  # fmt: skip
 
 

@@ -68,16 +68,16 @@ class Bench:
         for url in (self.results, self.marks):
             redis.Redis.from_url(url).flushdb()
 
-    def mark(self, timeout: int = 300) -> int:
+    def mark(self, timeout: int = 120) -> int:
         """Wait for the next mark, and return its number.
 
         Raises:
             TimeoutError: none came in ``timeout`` seconds.
         """
-        found = redis.Redis.from_url(self.marks, socket_timeout=None).blpop([MARKS], timeout=timeout)
+        found = redis.Redis.from_url(self.marks, socket_timeout=timeout + 5).blpop([MARKS], timeout=timeout)
         if found is None:
             raise TimeoutError(f"no task has reported in {timeout} s")
-        return int(found[1])
+        return int(float(found[1]))
 
 
 @contextmanager
