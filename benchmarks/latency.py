@@ -1,11 +1,13 @@
 """How long a task takes from its submission until its result is stored, while workers are half busy.
 
-Tasks arrive at random times, as many a second as half of what the stock side drains in this very run. A task's time
-runs from the moment at which it was to be submitted, so that a submission that is late counts.
+Tasks arrive at random times, as many a second as half of what the stock side takes in and works off when they come as
+fast as one process can submit them, measured in this very run. A task's time runs from the moment at which it was to be
+submitted, so that a submission that is late counts.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 import tempfile
@@ -15,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import rig
-from benchmarks.drain import drain
 from benchmarks.rounds import Figures, Pair, Report, options
 from benchmarks.sides import SIDES, Bench, bench, chosen
 
@@ -34,7 +35,7 @@ def main() -> None:
     with Report("latency") as report, bench() as servers:
         names = chosen(given.sides, DEFAULT)
         app, settings = servers.app(names[0]), servers.settings(names[0])
-        full = max(drain(servers, app, settings, "no-op", given.tasks)["rate"] for _ in range(2))
+        full = max(arrive(servers, app, settings, math.inf, given.tasks)["rate"] for _ in range(3))
         rate = full * given.percent / 100
         sides = {
             name: partial(arrive, servers, servers.app(name), servers.settings(name), rate, given.tasks)
@@ -56,9 +57,10 @@ def arrive(servers: Bench, app: Any, settings: dict[str, str], rate: float, task
             servers.mark()
             time.sleep(0.2)
             _empty(folder)
-            meter, late, due = rig.Meter(process.pid, servers.servers), 0.0, time.time()
+            meter, late, began = rig.Meter(process.pid, servers.servers), 0.0, time.time()
+            due = began
             for _ in range(tasks):
-                due += rng.expovariate(rate)
+                due = time.time() if rate == math.inf else due + rng.expovariate(rate)
                 ahead = due - time.time()
                 if ahead > 0:
                     time.sleep(ahead)
@@ -66,12 +68,12 @@ def arrive(servers: Bench, app: Any, settings: dict[str, str], rate: float, task
                 nothing.delay(due)
             app.tasks["bench.mark"].delay(time.time())
             servers.mark()
-            used = meter.per_task(tasks)
+            took, used = time.time() - began, meter.per_task(tasks)
         for path in Path(folder).iterdir():
             taken += [seconds for (seconds,) in struct.iter_unpack("d", path.read_bytes())]
     taken = sorted(taken)[: tasks + 1]
     at = {f"p{p:g} ms": taken[min(len(taken) - 1, int(len(taken) * p / 100))] * 1000 for p in (50, 90, 99, 99.9)}
-    return at | {"submitter late ms": late * 1000} | used
+    return at | {"rate": tasks / took, "submitter late ms": late * 1000} | used
 
 
 def _empty(folder: str) -> None:
