@@ -76,6 +76,21 @@ def test_its_migrations_are_complete(environ):
     assert call(environ, "manage.py", "makemigrations", "--check", "--dry-run").returncode == 0
 
 
+def test_checks_leave_the_app_as_it_was(environ):
+    """They import its tasks, upon which Celery has Django's checks run; and they freeze no setting."""
+    script = (
+        "import django; django.setup()\n"
+        "from celery import current_app\n"
+        "from django.core.checks import run_checks\n"
+        "assert not run_checks(include_deployment_checks=False)\n"
+        "assert {'orders.pay', 'orders.invoice', 'orders.report'} <= set(current_app.tasks)\n"
+        "assert '_durable_plugin' not in vars(current_app._get_current_object())\n"
+    )
+    environ |= {"DJANGO_SETTINGS_MODULE": "shop.settings"}
+    done = call(environ, "-c", script)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_each_order_is_paid_once_while_processes_are_killed(environ, shop, seed):
     assert call(environ, "manage.py", "migrate", "--verbosity", "0").returncode == 0
     url = shop()

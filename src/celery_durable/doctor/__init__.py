@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_durable.doctor import broker, configuration, database, looking, work
 from celery_durable.doctor.findings import Finding, healthy, in_order, summary
-from celery_durable.wiring import plugin
+from celery_durable.wiring import Plugin, unwrapped
 
 if TYPE_CHECKING:
     from celery_durable.doctor.facts import Configuration
@@ -21,7 +21,7 @@ def examine(app: Any) -> list[Finding]:
 def of_configuration(app: Any) -> tuple[Configuration, list[Finding]]:
     """Look at settings and tasks only: nothing is connected to."""
     seen = looking.configuration(app)
-    host = plugin(app).host if seen.settings is not None else None
+    host = Plugin(unwrapped(app)).host if seen.settings is not None else None
     return seen, [*configuration.judge(seen), *(host.findings() if host is not None else ())]
 
 
@@ -29,7 +29,7 @@ def of_ledger(app: Any, seen: Configuration) -> list[Finding]:
     """Look at the ledger, if the configuration says where it is."""
     if seen.settings is None:
         return []
-    asked = looking.ledger(plugin(app), seen.settings)
+    asked = looking.ledger(Plugin(unwrapped(app)), seen.settings)
     return [*database.judge(asked), *work.judge(asked)]
 
 

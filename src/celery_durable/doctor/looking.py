@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Mapping
-from contextlib import redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +23,16 @@ from celery_durable.outbox import BROKER_TIMEOUT, Publisher
 from celery_durable.outcomes import CHORD_UNLOCK
 from celery_durable.results import DurableBackend
 from celery_durable.task import DurableTask
-from celery_durable.wiring import plugin, unwrapped
+from celery_durable.wiring import Plugin, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from celery_durable.settings import Settings
-    from celery_durable.wiring import Plugin
 
 MOUNTS = Path("/proc/self/mounts")
+#: Celery's own switch.
+_SKIP = "CELERY_SKIP_CHECKS"
 
 
 def configuration(app: Any) -> Configuration:
@@ -65,7 +67,7 @@ def configuration(app: Any) -> Configuration:
 def _import_tasks(app: Any) -> str:
     """Import the tasks; say why that failed. What they print is no part of an answer."""
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), _without_checks():
             app.loader.import_default_modules()
             app.finalize()
     except Exception as error:  # noqa: BLE001 - whatever user code raises
@@ -73,9 +75,22 @@ def _import_tasks(app: Any) -> str:
     return ""
 
 
+@contextmanager
+def _without_checks() -> Iterator[None]:
+    """Keep Celery from running Django's checks before it imports tasks: this may be one of them."""
+    before = os.environ.get(_SKIP)
+    os.environ[_SKIP] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_SKIP)
+        if before is not None:
+            os.environ[_SKIP] = before
+
+
 def _settings(app: Any) -> tuple[Settings | None, bool, str]:
     try:
-        side = plugin(app)
+        side = Plugin(app)  # one of our own: looking is not first use, which freezes the settings
         Ledger.open(side.settings)
     except DurableError as error:
         return None, False, str(error)

@@ -55,6 +55,13 @@ def test_settings_are_looked_at_each_time(project, others):
     assert ids() == others | {"W013"}
 
 
+@pytest.mark.parametrize("program", ["/usr/bin/celery", "/lib/celery/__main__.py", r"celery.exe"])
+def test_a_process_of_celery_s_own_looks_at_nothing(project, alias, program, monkeypatch):
+    project.conf.broker_url = "sqs://"
+    monkeypatch.setattr("sys.argv", [program, "-A", "shop", "worker"])
+    assert ids(databases=[alias], include_deployment_checks=True) == set()
+
+
 def test_deploy_tells_what_matters_in_production(project, others):
     project.conf.task_always_eager = True
     assert ids() == others

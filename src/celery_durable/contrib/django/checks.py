@@ -7,6 +7,7 @@ Settings and tasks are looked at each time, what only matters in production with
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celery import current_app
@@ -17,7 +18,7 @@ from celery_durable.contrib.django.host import DjangoHost
 from celery_durable.contrib.django.place import ledger_alias
 from celery_durable.doctor.findings import ERROR, INFO, LEVELS, WARNING, warning
 from celery_durable.errors import SettingsError
-from celery_durable.wiring import plugin, unwrapped
+from celery_durable.wiring import Plugin, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -59,11 +60,15 @@ def register() -> None:
 
 def settings(app_configs: Collection[Any] | None = None, **_: Any) -> list[Any]:  # noqa: ARG001 - Django's signature
     """Look at settings and tasks."""
+    if _of_celery():
+        return []
     return _told(f for f in _configuration()[1] if not _for_production(f))
 
 
 def deployment(app_configs: Collection[Any] | None = None, **_: Any) -> list[Any]:  # noqa: ARG001 - as above
     """Look at what matters in production."""
+    if _of_celery():
+        return []
     return _told(f for f in _configuration()[1] if _for_production(f))
 
 
@@ -74,12 +79,18 @@ def database(
 
     All are warnings: errors would keep ``migrate`` from mending what it is there for.
     """
-    if ledger_alias() not in (databases or ()):
+    if _of_celery() or ledger_alias() not in (databases or ()):
         return []
     app, seen = unwrapped(current_app), _configuration()[0]
     found = doctor.of_ledger(app, seen) if seen is not None else []
     not_now = set(MIGRATING) if "migrate" in sys.argv[1:] else set()
     return _told((f for f in found if f.level != INFO and f.id not in not_now), at_most=WARNING)
+
+
+def _of_celery() -> bool:
+    """Say whether this is a process of Celery's: it has the checks run before it imports tasks, and drops answers."""
+    program = Path(sys.argv[0])
+    return "celery" in {program.stem, program.parent.name}
 
 
 def _for_production(finding: Finding) -> bool:
@@ -104,13 +115,13 @@ def _configuration() -> tuple[Configuration | None, list[Finding]]:
 def _configured(app: Any) -> bool:
     """Say whether an app knows where the ledger is: by Django's settings, or by its own."""
     try:
-        return bool(app.conf.get("durable_ledger_url")) or plugin(app).host is not None
+        return bool(app.conf.get("durable_ledger_url")) or Plugin(app).host is not None
     except SettingsError:  # it names one that cannot be used
         return True
 
 
 def _elsewhere(app: Any, seen: Configuration) -> Iterator[Finding]:
-    if seen.settings is None or isinstance(plugin(app).host, DjangoHost):
+    if seen.settings is None or isinstance(Plugin(app).host, DjangoHost):
         return
     yield warning(
         "django-ledger-elsewhere",
