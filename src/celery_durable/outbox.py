@@ -45,6 +45,10 @@ def scope_of(connection: Connection) -> str:
     return f"{transport}:{place}"[:255]
 
 
+#: Where a producer keeps what was declared last on its connection.
+_DECLARED = "_durable_declared"
+
+
 class Publisher:
     """Sends captured messages on connections of its own; safe for threads, and after a fork."""
 
@@ -122,6 +126,8 @@ class Publisher:
         while True:
             producer, reused = self._take(fresh=fresh)
             try:
+                if not reused:
+                    self._made(producer)
                 with failpoints.around(failpoints.PUBLISH), _pipelined(producer, len(messages)):
                     _publish(producer, messages)
             except Exception as exc:
@@ -163,6 +169,11 @@ class Publisher:
             return 0
         self._idle.append(producer)
         return max(0, int(count or 0))
+
+    def _made(self, producer: Producer) -> None:
+        """Make a new producer of ours thrifty."""
+        setattr(producer, _DECLARED, None)
+        _keep_client(producer)
 
     def _discard(self, producer: Producer) -> None:
         _close(producer)
@@ -210,6 +221,24 @@ class Publisher:
         return {k: v for k, v in limits.items() if k not in given} | once
 
 
+def _keep_client(producer: Producer) -> None:
+    """On Redis, use one client for all that a producer of ours sends: kombu makes one for each message.
+
+    A client holds no socket, it takes one from its channel's pool for each command.
+    """
+    channel = producer.channel
+    if producer.connection.transport.driver_type != "redis" or not hasattr(channel, "_create_client"):
+        return
+    make, clients = channel._create_client, {}  # noqa: SLF001 - kombu has no other place for it
+
+    def create(asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
+        if asynchronous not in clients:
+            clients[asynchronous] = make(asynchronous=asynchronous)
+        return clients[asynchronous]
+
+    channel._create_client = create  # noqa: SLF001
+
+
 class GivenPublisher(Publisher):
     """Sends with a producer that the caller passed: it may belong to another broker."""
 
@@ -221,6 +250,9 @@ class GivenPublisher(Publisher):
     def _take(self, *, fresh: bool = False) -> tuple[Producer, bool]:  # noqa: ARG002 - there is just the one
         return self._given, False
 
+    def _made(self, producer: Producer) -> None:
+        """Leave the caller's channel as it is."""
+
     def _discard(self, producer: Producer) -> None:
         """Leave the caller's connection to the caller."""
 
@@ -231,7 +263,8 @@ def _pipelined(producer: Producer, count: int) -> AbstractContextManager[Any]:
 
 
 def _publish(producer: Producer, messages: Sequence[_Message]) -> None:
-    declared = None
+    # kombu itself finds what was declared on a connection, at some cost.
+    declared = getattr(producer, _DECLARED, None)
     for envelope, headers, properties in messages:
         declare = [] if envelope.declare == declared else [rebuilt(d) for d in envelope.declare]
         declared = envelope.declare
@@ -240,6 +273,8 @@ def _publish(producer: Producer, messages: Sequence[_Message]) -> None:
             content_type=envelope.content_type, content_encoding=envelope.content_encoding,
             headers=dict(headers), declare=declare, retry=False, **properties,
         )  # fmt: skip
+    if hasattr(producer, _DECLARED):
+        setattr(producer, _DECLARED, declared)
 
 
 def _close(producer: Producer) -> None:

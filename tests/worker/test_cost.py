@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
+
+from kombu.transport.redis import Channel
 
 from celery_durable import DurableTask
 from tests.waiting import wait_until
-from tests.worker.kit import migrated, rows, settled, statements, the_ledger, working
+from tests.worker.kit import migrated, redis_of, rows, settled, statements, the_ledger, working
 
 INTERVAL = 0.2
 
@@ -55,3 +58,42 @@ def test_a_task_costs_three_statements_on_postgresql(make, postgres_server):
     assert len(writes) == 30, writes
     assert not [verb for verb, _ in seen if verb in {"INSERT", "UPDATE", "DELETE"}]
     assert logged.count("INSERT INTO durable_task ") == 10
+
+
+def test_a_task_costs_redis_a_push_and_a_pop(make, broker_url):
+    """No transaction that keeps a copy of its message while a worker has it, and none that forgets it."""
+    app, client = make(), redis_of(broker_url)
+
+    @app.task(base=DurableTask)
+    def work(): ...
+
+    def calls() -> Counter[str]:
+        return Counter({name.removeprefix("cmdstat_"): s["calls"] for name, s in client.info("commandstats").items()})
+
+    with working(app):
+        settled(app, work.delay())
+        before = calls()
+        for _ in range(10):
+            work.delay()
+        wait_until(lambda: all(r.state == "succeeded" for r in rows(app)), timeout=30)
+        spent = calls() - before
+
+    assert {name: spent[name] for name in ("lpush", "zadd", "hset", "zrem", "hdel", "sadd", "exec")} == {
+        "lpush": 10, "zadd": 0, "hset": 0, "zrem": 0, "hdel": 0, "sadd": 0, "exec": 0,
+    }  # fmt: skip
+
+
+def test_a_publisher_of_ours_makes_one_client_of_redis(make, monkeypatch):
+    app, made = make(), []
+    original = Channel._create_client
+    monkeypatch.setattr(Channel, "_create_client", lambda self, **o: (made.append(1), original(self, **o))[1])
+
+    @app.task(base=DurableTask)
+    def work(): ...
+
+    work.delay()
+    first = len(made)
+    for _ in range(5):
+        work.delay()
+
+    assert len(made) == first
