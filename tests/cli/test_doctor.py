@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import sqlalchemy as sa
 from celery import Celery
@@ -200,3 +203,10 @@ def test_beat_with_one_key_for_all_ticks(app):
         "stock": {"task": "shop.mail", "options": {"idempotency_key": "x"}} | every,
     }
     assert looking.configuration(app).once == ("keyed", "option")
+
+
+@pytest.mark.parametrize("driver", ["redis", "psycopg", "pymysql", "django"])
+def test_it_asks_for_no_driver_that_is_not_needed(driver):
+    script = f"import sys; sys.modules[{driver!r}] = None; import celery_durable.cli, celery_durable.doctor"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

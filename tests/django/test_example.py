@@ -82,7 +82,7 @@ def test_checks_leave_the_app_as_it_was(environ):
         "import django; django.setup()\n"
         "from celery import current_app\n"
         "from django.core.checks import run_checks\n"
-        "assert not run_checks(include_deployment_checks=False)\n"
+        "assert {m.id for m in run_checks()} <= {'celery_durable.W022'}\n"  # SQLite before Django 5.1
         "assert {'orders.pay', 'orders.invoice', 'orders.report'} <= set(current_app.tasks)\n"
         "assert '_durable_plugin' not in vars(current_app._get_current_object())\n"
     )

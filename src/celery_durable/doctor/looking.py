@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celery.backends.base import Backend
-from celery.backends.redis import RedisBackend
 from celery.beat import BeatLazyFunc
 from kombu.serialization import prepare_accept_content, registry
 
@@ -125,7 +124,9 @@ def _backend(app: Any) -> tuple[str, str]:
         backend = app.backend
     except Exception:  # noqa: BLE001 - one that cannot be loaded is Celery's to report
         return scheme, "ids"
-    if isinstance(backend, DurableBackend | RedisBackend):
+    # By name: the module of Redis cannot be imported where its client is not installed.
+    redis = any(cls.__module__ == "celery.backends.redis" for cls in type(backend).__mro__)
+    if redis or isinstance(backend, DurableBackend):
         return scheme, "ids"
     polled = getattr(backend.apply_chord, "__func__", None) is Backend.apply_chord
     return scheme, "polled" if polled else "counts"
