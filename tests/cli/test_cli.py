@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -345,3 +347,9 @@ def test_help_names_every_command(shop):
 def test_wrong_usage_exits_with_2(shop, ledger):
     for words in (["ls", "--state", "lost"], ["ls", "--limit", "0"], ["show"], ["nonsense"]):
         assert shop.durable(*words).code == 2
+
+
+def test_celerys_own_commands_do_not_load_ours():
+    code = "import sys, celery.bin.celery\nprint(sorted(m for m in sys.modules if m.startswith('celery_durable.cli.')))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "['celery_durable.cli.group', 'celery_durable.cli.stdout']"

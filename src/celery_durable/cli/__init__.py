@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 refused or something is wrong (one line on stderr says wha
 
 from __future__ import annotations
 
-from celery_durable.cli import acting, asking, checking, crashing, holding, pruning, replaying, reporting
 from celery_durable.cli.group import durable
 
-__all__ = ["acting", "asking", "checking", "crashing", "durable", "holding", "pruning", "replaying", "reporting"]
+__all__ = ["durable"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 stdout.hold(sys.argv)
+
+#: Modules whose import adds their commands to the group.
+ROOMS = ("acting", "asking", "checking", "crashing", "holding", "pruning", "replaying", "reporting")
 
 
 class Command(click.Command):
@@ -28,7 +32,20 @@ class Command(click.Command):
 
 
 class Commands(click.Group):
-    """The group; Celery has imported the app by the time it is entered."""
+    """The group; Celery has imported the app by the time it is entered.
+
+    Celery imports it for each of its own commands, a worker's too: the rooms are loaded once somebody asks for one.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands."""
+        _load()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by its name."""
+        _load()
+        return super().get_command(ctx, cmd_name)
 
     def make_context(
         self,
@@ -55,3 +72,8 @@ def command(function: Callable[..., None]) -> click.Command:
     """Make a function, which gets the context first, a command of the group that takes ``--json``."""
     json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
     return durable.command(cls=Command)(json(click.pass_context(function)))
+
+
+def _load() -> None:
+    for room in ROOMS:
+        importlib.import_module(f"celery_durable.cli.{room}")
