@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from celery_durable import states
 from celery_durable.ledger.placeholders import Placeholders
+from celery_durable.records import Envelope
 
 if TYPE_CHECKING:
     from celery_durable.records import Submission
@@ -52,6 +53,8 @@ class Replacing(Placeholders):
             return own
         if not events or events[0] != states.STAND_IN:
             return None
+        if _same_call(row, sub):  # by a client that never learned that it was recorded
+            return own
         if row.state in states.TERMINAL and self._ended_by(connection, row) != "follow":
             return own
         if row.state in {states.DEAD, states.CANCELLED}:
@@ -83,3 +86,12 @@ class Replacing(Placeholders):
         query = sa.select(e.reason).where(e.task_row == row.id, e.verb.in_(("replace", "replay")))
         told = [event.reason for event in connection.execute(query.order_by(e.id.desc()))]
         return [reason for reason in told if reason == states.STAND_IN or reason.startswith(states.REPLACEMENT)]
+
+
+def _same_call(row: sa.Row[Any], sub: Submission) -> bool:
+    """Say whether a submission is the call that made the row, come again, and not the last part of its canvas."""
+    if (row.task, row.parent_id) != (sub.task, sub.parent_id):
+        return False
+    held = Envelope.load(row.envelope, row.body)
+    nesting = int(held.headers.get("replaced_task_nesting") or 0)
+    return nesting == sub.nesting and held.body == sub.envelope.body
