@@ -337,8 +337,8 @@ def test_colour_on_a_terminal_unless_refused(shop, ledger):
 def test_help_names_every_command(shop):
     out = shop.durable("--help").out
     assert {x.split()[0] for x in out.partition("Commands:")[2].splitlines() if x.strip()} == {
-        "cancel", "crashtest", "doctor", "failpoints", "failures", "ls", "migrate", "pause", "prune", "replay", "resume",
-        "send-event", "show", "status", "verify", "waits", "why", "workers",
+        "cancel", "crashtest", "doctor", "failpoints", "failures", "ls", "migrate", "pause", "prune", "replay",
+        "resume", "send-event", "show", "status", "verify", "waits", "why", "workers",
     }  # fmt: skip
     for command in ("ls", "show", "cancel", "failures", "replay", "waits", "pause", "resume", "send-event"):
         assert "--json" in shop.durable(command, "--help").out
