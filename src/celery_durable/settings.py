@@ -36,6 +36,7 @@ class Settings:
     result_retention: float = 30 * 86_400.0
     key_retention: float = 0.0
     table_prefix: str = "durable_"
+    fast_path_url: str = ""
     unclassified: str = "dead"
     code_version: str = ""
     observe: tuple[str, ...] = ()
@@ -83,6 +84,11 @@ class Settings:
                 f"durable_lease is {self.lease:g} s, shorter than three sweeps of durable_sweep_interval "
                 f"({self.sweep_interval:g} s): a worker could not renew it in time. "
                 f"Set durable_lease to {3 * self.sweep_interval:g} or more, or sweep more often."
+            )
+        if self.fast_path_url and self.fast_path_url.partition("://")[0] not in {"redis", "rediss", "unix"}:
+            raise SettingsError(
+                f"durable_fast_path_url begins with {self.fast_path_url.partition(':')[0]!r}: "
+                "it is the URL of a Redis, such as redis://localhost/1."
             )
         if self.key_retention < 0:
             raise SettingsError(f"durable_key_retention is {self.key_retention:g}: it is 0 (for ever) or more.")

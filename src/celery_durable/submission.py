@@ -14,7 +14,7 @@ from celery.backends.base import DisabledBackend
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.serialization import dumps, loads
 
-from celery_durable import contents, keys, redaction, transactions
+from celery_durable import contents, keys, redaction, shortcut, transactions
 from celery_durable.capture import checked_size, moment, uncontinued
 from celery_durable.errors import LedgerUnavailable
 from celery_durable.outbox import GivenPublisher
@@ -278,7 +278,7 @@ def write_in(
 
 def _write(side: Plugin, sub: Submission, on_conflict: str) -> Submitted:
     try:
-        return side.ledger.submit(sub, on_conflict=on_conflict)
+        return shortcut.submit(side, sub, on_conflict)
     except LedgerUnavailable as exc:
         again = f"{exc} Nothing was published; submit again with task_id={sub.task_id!r} when it is back."
         raise LedgerUnavailable(again, task_id=sub.task_id, outcome=exc.outcome) from exc

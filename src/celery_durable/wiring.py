@@ -11,6 +11,7 @@ from celery_durable.ledger import Ledger
 from celery_durable.observer import Observer
 from celery_durable.outbox import Publisher, scope_of
 from celery_durable.settings import Settings
+from celery_durable.shortcut import Shortcut
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +91,15 @@ class Plugin:
     def publisher(self) -> Publisher:
         """The way to the broker for submissions of this process."""
         return Publisher(self.app, self.ledger.uuid)
+
+    @cached_property
+    def shortcut(self) -> Shortcut | None:
+        """Where keys that are done are remembered; None without ``durable_fast_path_url``.
+
+        Raises:
+            SettingsError: that cannot be used.
+        """
+        return Shortcut(self.settings.fast_path_url) if self.settings.fast_path_url else None
 
     @cached_property
     def broker(self) -> str:

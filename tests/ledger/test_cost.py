@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from celery_durable.steps import Content
-from tests.ledger.kit import BROKER, claimed, opened, queued, running, submission, succeed, succeeded
+from tests.ledger.kit import BROKER, claimed, opened, queued, row_of, running, submission, succeed, succeeded
 from tests.ledger.wire import Proxy, Wire
 
+NUMBERS, AGAIN = itertools.count(), itertools.count()
 WARM, COUNTED = 8, 5  # psycopg prepares on the server what it has sent five times: that is a round trip of its own
 
 #: verb -> (what is there before, the call, its round trips); a number that has to rise here is a loss of speed.
 VERBS = {
     "submit": (lambda _: submission(), lambda ledger, sub: ledger.submit(sub), 1),
     "submit with a deadline": (lambda _: submission(deadline_at=2 * 10**15), lambda ledger, sub: ledger.submit(sub), 1),
+    "submit a key that is done": (
+        lambda ledger: (succeeded(ledger, f"k{next(NUMBERS)}"), submission(f"k{next(AGAIN)}"))[1],
+        lambda ledger, sub: ledger.submit(sub), 6,
+    ),
+    "a key that is remembered as done": (
+        lambda ledger: row_of(ledger, succeeded(ledger).row_id),
+        lambda ledger, row: ledger.finished(row.id, row.key_digest).task_id, 1,
+    ),
     "claim": (queued, lambda ledger, row: claimed(ledger, row.task_id), 1),
     "succeed": (running, succeed, 1),
     "succeed, owing": (running, lambda ledger, claim: succeed(ledger, claim, owes=True), 1),

@@ -18,7 +18,7 @@ from kombu import Producer
 from kombu.exceptions import OperationalError
 from sqlalchemy.orm import Session
 
-from celery_durable import ledger
+from celery_durable import keys, ledger
 from celery_durable.errors import NoSuchTask
 from celery_durable.ledger import Aged, Presence
 from celery_durable.outbox import Publisher
@@ -278,6 +278,15 @@ def submit_many(c: Client) -> None:
         task.submit_many([(key,) for key in keys])
     for key in keys:
         c.until(key, *OVER)
+
+
+@errand("finished")
+def meet_again(c: Client) -> None:
+    """A key that is done, and somebody remembers its row."""
+    key = c.expect(c.ref("done"), "succeeded")
+    c.app.tasks["keyed"].delay(key)
+    record = c.until(key, *OVER)
+    assert c.side.ledger.finished(record.id, keys.digest("keyed", key)).task_id == record.task_id
 
 
 @errand("met_many")

@@ -16,6 +16,7 @@ from celery_durable.ledger.chords import Chords, Part
 from celery_durable.ledger.claiming import Claiming
 from celery_durable.ledger.database import Database
 from celery_durable.ledger.enclosing import Enclosure
+from celery_durable.ledger.finished import Finished
 from celery_durable.ledger.inspecting import Inspecting
 from celery_durable.ledger.lending import Lender, lend
 from celery_durable.ledger.listening import Ears
@@ -60,6 +61,7 @@ class Ledger(
     Reporting,
     Inspecting,
     Pruning,
+    Finished,
     Querying,
     Verifying,
 ):
