@@ -336,6 +336,8 @@ class Worker:
     lease: float
     now: int
     pool: str = ""
+    #: Number of the lock by which it shows that it lives; None when it holds none.
+    lock: int | None = None
 
     @property
     def live(self) -> bool:

@@ -29,7 +29,7 @@ WELL = Configuration(
 W1 = Worker(
     id="w1@a/x", hostname="w1@a", pid=1, queues=("celery",), tasks=(), broker="redis:0", started_at=NOW,
     phase="running",
-    heartbeat_at=NOW, running=0, lease=30.0, now=NOW, pool="prefork",
+    heartbeat_at=NOW, running=0, lease=30.0, now=NOW, pool="prefork", lock=7,
 )  # fmt: skip
 LATE = Standing(Count(3), 90.0, [], Count(0))
 IDLE = Standing(Count(0), 0.0, [("celery", 2)], Count(0))
@@ -145,6 +145,7 @@ CASES = [
     ("tasks-unregistered", "warning", replace(LEDGER, standing=replace(IDLE, unregistered=Count(1))), "1 task waits"),
     ("lease-differs", "warning", replace(LEDGER, lease=60.0), "60 s here, and another one for w1@a (30 s)"),
     ("worker-pool", "warning", replace(LEDGER, workers=(replace(W1, pool="eventlet"),)), "eventlet"),
+    ("worker-without-lock", "info", replace(LEDGER, workers=(replace(W1, lock=None),)), "w1@a: holds no lock"),
     ("pause-forgotten", "warning", replace(LEDGER, pauses=(PAUSE,)),
      "paused by ann: provider is down; that was 3 d ago"),
     ("dead-tasks", "warning", replace(LEDGER, dead=Count(1)), "1 task is dead"),

@@ -87,6 +87,13 @@ def _workers(seen: LedgerSeen) -> Iterator[Finding]:
             "lease-differs", f"durable_lease is {seen.lease:g} s here, and another one for {listed(other)}.",
             "Give all processes the same settings; restart those with old ones.",
         )  # fmt: skip
+    unlocked = [w.hostname for w in seen.ours if w.lock is None]
+    if unlocked:
+        yield info(
+            "worker-without-lock", f"{listed(unlocked)}: holds no lock by which others see it killed; its tasks "
+            "run again when their leases have passed.",
+            "Let durable_ledger_url name the database itself, not a pooler; the worker's log says what is in the way.",
+        )  # fmt: skip
     eventlet = [w.hostname for w in seen.ours if w.pool == "eventlet"]
     if eventlet:
         yield warning(

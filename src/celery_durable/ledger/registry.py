@@ -88,6 +88,7 @@ class Registry(Room):
             Worker(
                 r.id, r.hostname, r.pid, tuple(json.loads(r.queues)), tuple(json.loads(r.tasks)), r.broker,
                 r.started_at, r.heartbeat_at, r.phase, r.running, r.lease_micros / 1e6, r.now, r.pool,
+                r.lock_number,
             )
             for r in rows
         ]  # fmt: skip

@@ -40,7 +40,7 @@ NUMBERS = {
     "postgresql-synchronous-commit": 50, "ledger-read-only": 51, "isolation": 52, "mysql-version": 53,
     "mysql-engine": 54, "mysql-flush": 55, "mysql-strict": 56, "mysql-packet": 57,
     "no-worker": 70, "no-worker-idle": 71, "sweeps-late": 72, "queue-unconsumed": 73, "tasks-unregistered": 74,
-    "lease-differs": 75, "worker-pool": 76, "pause-forgotten": 77, "dead-tasks": 78,
+    "lease-differs": 75, "worker-pool": 76, "pause-forgotten": 77, "dead-tasks": 78, "worker-without-lock": 79,
 }  # fmt: skip
 #: Told with ``--deploy`` only, as is what is good to know: tests and desks have their reasons.
 DEPLOY = frozenset({"always-eager", "broker-memory", "results-in-memory", "sqlite-relative", "nothing-durable"})
