@@ -41,6 +41,7 @@ class Rules:
     faults: int = 1
     busy: bool = False  # other traffic keeps the queue's depth above zero
     forgets: bool = False  # the database may forget the last claim (rule 1)
+    signs: bool = False  # workers bury one another by a sign of death, which may be wrong (rule 9)
     operator: tuple[str, ...] = ()
 
 
@@ -145,9 +146,9 @@ def _time(when: object) -> str:
     return "due" if isinstance(when, states.After) and not when.seconds else "later"
 
 
-def lost(rules: Rules, world: World) -> World:
+def lost(rules: Rules, world: World, counted: int = 1) -> World:
     row = world.row if rules.cancel_sticks else world.row._replace(flagged=False)
-    return moved(rules, world, states.lose(row, LOSS, "owed"))
+    return moved(rules, world, states.lose(row, LOSS, "owed", counted=counted))
 
 
 def steps(rules: Rules, world: World) -> Iterator[Step]:
@@ -195,6 +196,8 @@ def _time_passes(rules: Rules, world: World) -> Iterator[Step]:
     if row.state == states.RUNNING and row.lease == "held":
         held = any(p[0] in {"runs", "ends"} and p[2] == row.token for p in world.pools)
         yield Step("the lease passes", held, world._replace(row=row._replace(lease="passed")))
+        if rules.signs:
+            yield Step("its worker is buried", held, lost(rules, world, counted=0))
     if rules.forgets and row.state == states.RUNNING and row.fresh_claim:
         before = row._replace(
             state="queued", claims=row.claims - 1, token=0, lease="-", publish="due", fresh_claim=False

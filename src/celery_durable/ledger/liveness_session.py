@@ -71,6 +71,8 @@ class SessionLock(LivenessLock):
         descriptor = self._descriptor() if self.held is not None else None
         if descriptor is None:
             return self.held is None
+        if descriptor < 0:
+            return True
         watch = select.poll()
         watch.register(descriptor, select.POLLIN)
         return bool(watch.poll(0)) and not self.stands()
@@ -81,7 +83,7 @@ class SessionLock(LivenessLock):
         try:
             return int(speaks.fileno()) if speaks is not None else None
         except Exception:  # noqa: BLE001 - a closed connection says so in its driver's way
-            return -1  # never heard of: poll says so at once
+            return -1
 
     def stands(self) -> bool:
         """Ask the server."""
