@@ -12,7 +12,7 @@ from celery.beat import BeatLazyFunc
 
 from celery_durable import DurableTask
 from celery_durable.doctor import examine, looking, of_configuration
-from celery_durable.ledger.registry import Presence
+from celery_durable.ledger import Held, Presence
 from tests.cli.kit import enter
 from tests.ledger import kit
 from tests.worker.kit import closed
@@ -41,7 +41,10 @@ def well(shop, ledger):
 
 
 def present(ledger, broker, worker="w1@here/x"):
-    ledger.enter(Presence(worker, worker.partition("/")[0], 11, ["celery"], ["shop.charge"], broker, 30, "prefork"))
+    presence = Presence(
+        worker, worker.partition("/")[0], 11, ["celery"], ["shop.charge"], broker, 30, "prefork", Held(7, "here")
+    )
+    ledger.enter(presence)
 
 
 def test_a_deployment_that_is_well(well):
