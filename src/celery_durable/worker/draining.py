@@ -37,14 +37,14 @@ class Drain:
         """Listen no more."""
         worker_shutting_down.disconnect(sender=self._worker.hostname, dispatch_uid=self._uid)
 
-    # In signal handlers: one byte, nothing that could block ----------------------------------------------
+    # In signal handlers: a byte and a copy, nothing that could block ----------------------------------------------
 
     def _on_signal(self, **_: Any) -> None:
-        self._keeper.board.drain()
+        self._keeper.leaving()
 
     def _wait_for_soft_shutdown(self) -> None:
         """Wait as Celery does; in the solo pool there is nothing to wait for, its body stands still meanwhile."""
-        self._keeper.board.drain()
+        self._keeper.leaving()
         if not self._keeper.solo:
             self._stock_wait()
 

@@ -62,6 +62,7 @@ class Keeper:
         self.consumer: Any = None
         self.paused = False
         self._reserved: Any = WeakValueDictionary()
+        self._left_here: set[str] = set()
         self._told: dict[str, str] = {}
         self._revoked: dict[str, bool] = {}
         self._words: deque[Callable[[], None]] = deque()
@@ -85,10 +86,19 @@ class Keeper:
         self._reserved.pop(request.id, None)
         return self.leases.take(request)
 
-    def unstarted(self) -> list[str]:
-        """Ids of tasks whose message is here, and that no pool process has begun."""
+    def leaving(self) -> None:
+        """Begin to give the work away; fit for a signal handler.
+
+        What sits here is noted at once: Celery forgets it as soon as its consumer closes.
+        """
+        self._left_here.update(self._reserved.data.copy())
+        self.board.drain()
+        self._wake.put(None)
+
+    def unstarted(self) -> set[str]:
+        """Ids of tasks whose message is or was here, and that no pool process has begun as far as is known here."""
         waiting = [r.id for r in self.leases.requests() if r.note.recorded and not r.early]
-        return [*self._reserved.data.copy(), *waiting]
+        return {*self._left_here.copy(), *self._reserved.data.copy(), *waiting}
 
     def over(self, task_id: str, token: str) -> None:
         """Stop renewing a delivery that has left the pool."""

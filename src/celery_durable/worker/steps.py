@@ -48,7 +48,7 @@ class DurableStep(bootsteps.StartStopStep):
 
     def close(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature
         """Begin to give the work away, whatever it was that stops the worker: a command, an error."""
-        self.keeper.board.drain()
+        self.keeper.leaving()
 
     def stop(self, worker: Any) -> None:  # noqa: ARG002
         """Let go of what is left and sign off."""
