@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Seconds: for one answer of Redis, until it is asked again after an error, and how long it keeps an entry.
-TIMEOUT, PAUSE, KEPT = 0.05, 5.0, 86_400
+TIMEOUT, PAUSE, KEPT = 0.1, 5.0, 86_400
 #: Digits of the largest row number: what is longer is no entry of ours.
 DIGITS = 19
 

@@ -9,6 +9,7 @@ from collections import Counter
 from kombu.transport.redis import Channel
 
 from celery_durable import DurableTask
+from tests.services import Redis
 from tests.waiting import wait_until
 from tests.worker.kit import migrated, redis_of, rows, settled, statements, the_ledger, working
 
@@ -60,9 +61,13 @@ def test_a_task_costs_three_statements_on_postgresql(make, postgres_server):
     assert logged.count("INSERT INTO durable_task ") == 10
 
 
-def test_a_task_costs_redis_a_push_and_a_pop(make, broker_url):
+def test_a_task_costs_redis_a_push_and_a_pop(make):
     """No transaction that keeps a copy of its message while a worker has it, and none that forgets it."""
-    app, client = make(), redis_of(broker_url)
+    with Redis() as server:  # that no other test has anything to do with
+        _counts(make(broker=server.db()), redis_of(server.db()))
+
+
+def _counts(app, client):
 
     @app.task(base=DurableTask)
     def work(): ...

@@ -3,26 +3,21 @@
 Redis has no acknowledgements; kombu emulates them with two transactions per message, which take a third of the time of
 a worker's parent. For a message whose row stands in the ledger they promise nothing: if it is lost with its worker, the
 row's ``publish_at`` has it rung again (PROTOCOL 7), long before Redis' visibility timeout would.
+
+Only where Redis is the broker may this be imported: kombu's transport cannot be without its driver.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kombu.transport import virtual
+from kombu.transport import redis, virtual
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-try:
-    from kombu.transport import redis
-except ImportError:  # its driver is an extra
-    _Kept: Any = virtual.QoS
-else:
-    _Kept = redis.QoS
 
-
-class Doorbells(_Kept):
+class Doorbells(redis.QoS):
     """The unacknowledged messages of one channel; doorbells in this process alone, all others as kombu keeps them.
 
     Both count towards the prefetch limit, are put back by a reject and when the channel closes. After a crash the
@@ -40,7 +35,7 @@ class Doorbells(_Kept):
         """Take the place of what kombu has on the channel that a consumer reads tasks from, if it is one of Redis."""
         channel = consumer.task_consumer.channel
         stock: Any = getattr(channel, "qos", None)
-        if type(stock) is not _Kept or _Kept is virtual.QoS or stock._delivered:  # noqa: SLF001 - kombu's only account
+        if type(stock) is not redis.QoS or stock._delivered:  # noqa: SLF001 - kombu's only account
             return
         stock._on_collect.cancel()  # noqa: SLF001 - it has nothing to put back
         channel._qos = cls(channel, stock.prefetch_count, ours)  # noqa: SLF001 - kombu has no other way to set it

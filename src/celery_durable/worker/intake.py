@@ -25,7 +25,6 @@ from celery_durable.states import At
 from celery_durable.task import DurableTask
 from celery_durable.worker import parcels
 from celery_durable.worker.checking import Flaw, Seen, check_durable, eta_of, read
-from celery_durable.worker.doorbells import Doorbells
 from celery_durable.worker.wire import WireGuard
 
 if TYPE_CHECKING:
@@ -81,7 +80,10 @@ class Intake:
         self._paused = False
         self.consumer.task_consumer.on_decode_error = self.on_decode_error
         WireGuard.install(self.consumer, self._on_wire)
-        Doorbells.install(self.consumer, self._is_doorbell)
+        if self.consumer.connection.transport.driver_type == "redis":
+            from celery_durable.worker.doorbells import Doorbells  # its driver is an extra
+
+            Doorbells.install(self.consumer, self._is_doorbell)
 
     # On the event loop --------------------------------------------------------------------------------
 
