@@ -23,7 +23,7 @@ comma := ,
 space := $(subst ,, )
 EXTRAS = $(subst $(space),$(comma),$(strip $(foreach name,redis postgres mysql,$(findstring $(name),$(ARGS)))))
 
-.PHONY: help venv servers check format test django slow matrix crash bench pains demo clean
+.PHONY: help venv servers check format test django slow matrix crash smoke bench pains demo clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -61,6 +61,9 @@ matrix: servers  ## the crash matrix in full size
 
 crash: servers  ## every failpoint x action x ledger x broker: a strike at each, and nothing is lost or doubled
 	$(BIN)/python -m pytest tests/points -n $(WORKERS) --dist loadgroup -m crash $(ARGS)
+
+smoke: servers  ## the scenarios of Celery's own smoke suite with durable tasks, on pytest-celery (Docker or local processes)
+	$(BIN)/python -m pytest tests/smoke -n $(WORKERS) $(ARGS)
 
 bench: servers  ## speed and cost against stock Celery, ten minutes (ARGS="drain --rounds 9" for a single one)
 	$(BIN)/python -m benchmarks $(ARGS)

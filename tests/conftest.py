@@ -22,6 +22,8 @@ DIALECTS = ["sqlite", "postgresql", "mariadb"]
 BROKERS = ["filesystem", "redis", "rabbitmq"]
 S = TypeVar("S", bound=Server)
 
+collect_ignore = ["smoke"]  # a run of its own, with settings of its own (`make smoke`)
+
 _shared: list[Server] = []  # the session's servers in this process
 
 

@@ -22,7 +22,7 @@ def test_celerys_own_fixtures_work_beside(celery_app, durable):
 
 def test_a_project_gets_the_fixtures(tmp_path):
     (tmp_path / "test_project.py").write_text(PROJECT)
-    plugins = ("-p", "no:cacheprovider")
+    plugins = ("-p", "no:cacheprovider", "-p", "no:celery", "-p", "no:docker_tools")  # not pytest-celery's
     words = [sys.executable, "-m", "pytest", "-q", "-W", "error", *plugins, "test_project.py"]
 
     alone = subprocess.run([*words, "-k", "nothing"], cwd=tmp_path, capture_output=True, text=True, check=False)

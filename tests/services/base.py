@@ -90,6 +90,11 @@ class Server:
         return self._guardian is not None and self._guardian.poll() is None
 
     @property
+    def exit_code(self) -> int | None:
+        """How its first process ended, 128 + N where signal N did that; None while it runs, or never ran."""
+        return None if self._guardian is None else self._guardian.poll()
+
+    @property
     def processes(self) -> list[psutil.Process]:
         """The server's processes, its first one first."""
         if self._guardian is None or not self.running:

@@ -4,7 +4,7 @@
 
 A process of its own, because nothing inside the owner survives its SIGKILL. It is the reaper of everything
 the server starts, daemons included (`epmd`), so that killing the tree leaves nobody behind. It ends with the
-tree.
+tree, and with the server's exit code (128 + N where signal N ended it).
 
 SIGHUP: stop the server politely. SIGTERM: SIGKILL the tree. Owner gone: politely, then SIGKILL, then
 DIRECTORY is removed. Plain `prctl(PR_SET_PDEATHSIG)` would not do: it follows the *thread* that started the
@@ -40,7 +40,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     server = launch(command, uid, gid)
-    dead: set[int] = set()
+    dead: dict[int, int] = {}
     orphaned_at: float | None = None
     killing = False
     while reap(dead):
@@ -61,6 +61,8 @@ def main() -> None:
             killing = True
     if orphaned_at is not None:
         shutil.rmtree(directory, ignore_errors=True)
+    code = dead[server]
+    sys.exit(code if code >= 0 else 128 - code)
 
 
 def launch(command: list[str], uid: int, gid: int) -> int:
@@ -77,14 +79,14 @@ def launch(command: list[str], uid: int, gid: int) -> int:
     return subprocess.Popen(command, preexec_fn=in_child, **switch).pid  # noqa: PLW1509 - there are no threads
 
 
-def reap(dead: set[int]) -> bool:
-    """Bury who has died and note it; False when no child is left."""
+def reap(dead: dict[int, int]) -> bool:
+    """Bury who has died and note how; False when no child is left."""
     with suppress(ChildProcessError):
         while True:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
+            pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return True
-            dead.add(pid)
+            dead[pid] = os.waitstatus_to_exitcode(status)
     return False
 
 
