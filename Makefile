@@ -59,8 +59,8 @@ slow: servers  ## the tests that take minutes each: a million rows
 matrix: servers  ## the crash matrix in full size
 	DURABLE_MATRIX=full $(BIN)/python -m pytest tests/crash -m matrix $(ARGS)
 
-crash: servers  ## every failpoint x action x ledger x broker: a strike at each, and nothing is lost or doubled
-	$(BIN)/python -m pytest tests/points -n $(WORKERS) --dist loadgroup -m crash $(ARGS)
+crash: servers  ## every failpoint x action x ledger x broker, every system call: a strike at each, nothing lost or doubled
+	$(BIN)/python -m pytest tests/points tests/sweep -n $(WORKERS) --dist loadgroup -m crash $(ARGS)
 
 smoke: servers  ## the scenarios of Celery's own smoke suite with durable tasks, on pytest-celery (Docker or local processes)
 	$(BIN)/python -m pytest tests/smoke -n $(WORKERS) $(ARGS)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DIALECTS = ["sqlite", "postgresql", "mariadb"]
 BROKERS = ["filesystem", "redis", "rabbitmq"]
 S = TypeVar("S", bound=Server)
+T = TypeVar("T")
 
 collect_ignore = ["smoke"]  # a run of its own, with settings of its own (`make smoke`)
 
@@ -37,18 +38,20 @@ class Broker:
     server: Server | None  # None for the filesystem
 
 
-def _serve(kind: type[S]) -> Iterator[S]:
-    """Start a server for the session; without its program skip aloud, and fail where CI promised it."""
-    missing = ""
+def build(kind: type[T]) -> T:
+    """Make what may be missing on this machine; without it skip aloud, and fail where CI promised it."""
     try:
-        server = kind()
+        return kind()
     except MissingServerError as error:
         missing = str(error)
-    if missing and os.environ.get("CI") == "true":
+    if os.environ.get("CI") == "true":
         pytest.fail(f"CI must have every server: {missing}", pytrace=False)
-    if missing:
-        pytest.skip(f"NOT TESTED, no {kind.name}: {missing}")
-    with server:
+    pytest.skip(f"NOT TESTED, no {getattr(kind, 'name', kind)}: {missing}")
+
+
+def _serve(kind: type[S]) -> Iterator[S]:
+    """Start a server for the session."""
+    with build(kind) as server:
         _shared.append(server)
         yield server
         _shared.remove(server)

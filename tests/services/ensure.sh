@@ -21,6 +21,7 @@ look() {
     want postgres postgresql
     want chromium chromium
     want chromedriver chromium-driver
+    want strace strace
 }
 
 look
