@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 WORKERS ?= 3
+MINUTES ?= 2
+SEED ?=
 ARGS ?=
 
 VENV := .venv
@@ -23,7 +25,7 @@ comma := ,
 space := $(subst ,, )
 EXTRAS = $(subst $(space),$(comma),$(strip $(foreach name,redis postgres mysql,$(findstring $(name),$(ARGS)))))
 
-.PHONY: help venv servers check format test django slow matrix crash smoke bench pains demo clean
+.PHONY: help venv servers check format test django slow matrix crash smoke soak bench pains demo clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -64,6 +66,10 @@ crash: servers  ## every failpoint x action x ledger x broker, every system call
 
 smoke: servers  ## the scenarios of Celery's own smoke suite with durable tasks, on pytest-celery (Docker or local processes)
 	$(BIN)/python -m pytest tests/smoke -n $(WORKERS) $(ARGS)
+
+soak: servers  ## a storm of kills, cuts, crashes (MINUTES=2 SEED= ARGS="--pairs .. --sides durable,stock --picture F"); root
+	@tests/soak/ensure.sh
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: servers  ## speed and cost against stock Celery, ten minutes (ARGS="drain --rounds 9" for a single one)
 	$(BIN)/python -m benchmarks $(ARGS)

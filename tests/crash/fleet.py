@@ -112,20 +112,23 @@ class Worker:
 
 
 class Fleet:
-    """The workers of one test; `app` is the module that they load."""
+    """The workers of one test; `app` is the module that they load, `name` what their names begin with."""
 
-    def __init__(self, folder: Path, env: Mapping[str, str], app: str = "tests.crash.app") -> None:
-        self._folder, self._env, self._app = folder, {**os.environ, **env}, app
+    def __init__(self, folder: Path, env: Mapping[str, str], app: str = "tests.crash.app", name: str = "w") -> None:
+        self._folder, self._env, self._app, self._name = folder, {**os.environ, **env}, app, name
         self.workers: list[Worker] = []
 
-    def start(self, *options: str, pool: str = "prefork", concurrency: int = 2, wait: bool = True) -> Worker:
-        name = f"w{len(self.workers) + 1}"
+    def start(
+        self, *options: str, pool: str = "prefork", concurrency: int = 2, wait: bool = True, afresh: bool = False
+    ) -> Worker:
+        """Start one more; `afresh` as an interpreter of its own, which reads the environment anew."""
+        name = f"{self._name}{len(self.workers) + 1}"
         log = self._folder / f"{name}.log"
         words = ["-A", self._app, "worker", "-n", f"{name}@crash"]
         words += ["-P", pool, "-c", str(concurrency), "--loglevel=info", *options]
         words += ["--without-mingle", "--without-gossip"]  # meeting the neighbours costs a second
         # gevent has to patch what others import before they do.
-        process = self._afresh(words, log) if pool == "gevent" else self._forked(words, log)
+        process = self._afresh(words, log) if afresh or pool == "gevent" else self._forked(words, log)
         worker = Worker(name, process, log)
         self.workers.append(worker)
         return worker.await_ready() if wait else worker
