@@ -73,6 +73,14 @@ def test_a_channel_that_closes_puts_back_what_is_not_acknowledged(reading):
     assert sorted(marks(reading.redis)) == [1, 2, 3, 4]
 
 
+def test_a_channel_whose_connection_is_taken_apart_closes_in_peace(reading):
+    """Celery closes a broken connection so, and an error that is none of a connection would end the worker."""
+    reading.channel.connection.client = None
+    reading.channel.close()
+    assert reading.redis.hlen("unacked") == 2
+    assert marks(reading.redis) == [4]
+
+
 def test_a_worker_leaves_no_copy_of_what_it_has_reserved(results, broker_url):
     gate, ran = Gate(), []
 

@@ -69,14 +69,16 @@ class Doorbells(redis.QoS):
     def restore_unacked(self, client: Any = None) -> None:
         """Put back whatever is not acknowledged, as a channel does that closes.
 
-        A connection that broke may be taken apart already and know of no server: then doorbells go, for their rows are
-        due again, and the worker stays. (An error here would end it: Celery expects those of a connection only.)
+        A connection that broke may be taken apart already, and knows of no server any more. Then there is nothing to be
+        done: rows are due again, and kombu's own messages come back at their time. An error here would end the worker,
+        for Celery expects those of a connection only.
         """
+        if self.channel.connection.client is None:
+            return
         light, self._light = self._light, {}
         for tag in light:
             self._delivered.pop(tag, None)
-        if self.channel.connection.client is not None:
-            self._put_back(light.values(), client=client)
+        self._put_back(light.values(), client=client)
         super().restore_unacked(client)
 
     def _put_back(self, messages: Any, *, leftmost: bool = False, client: Any = None) -> None:
