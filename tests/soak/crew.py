@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 #: The worker in this slot lives in a time of its own.
 SKEWED = 0
+SKEWED_CODE = Path(__file__).with_name("skewed")
 FAKETIME = Path("/usr/lib") / f"{os.uname().machine}-linux-gnu" / "faketime" / "libfaketime.so.1"
 
 
@@ -31,7 +32,7 @@ class Slot:
         if self.skewed:
             self.set_clock(0)
             env = {**env, "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(self.clock)}
-            env |= {"FAKETIME_CACHE_DURATION": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+            env |= {"FAKETIME_CACHE_DURATION": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "PYTHONPATH": str(SKEWED_CODE)}
         self.fleet = Fleet(folder, env, "tests.soak.app", self.name)
 
     @property
