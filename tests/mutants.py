@@ -34,8 +34,8 @@ def source_of(mutant: Mutant) -> str:
 def files_of(mutant: Mutant) -> list[Path]:
     """The test files with a test of that expression's first word: collecting all takes longer than testing."""
     word = mutant.tests.split()[0]
-    folder = ROOT / "tests" / "ledger"
-    return [path for path in sorted(folder.glob("test_*.py")) if word in path.name or f"_{word}" in path.read_text()]
+    paths = [path for folder in ("ledger", "machine") for path in sorted((ROOT / "tests" / folder).glob("test_*.py"))]
+    return [path for path in paths if word in path.name or f"_{word}" in path.read_text()]
 
 
 def verdict(mutant: Mutant, servers: dict[str, str]) -> str | None:
@@ -61,7 +61,7 @@ def verdict(mutant: Mutant, servers: dict[str, str]) -> str | None:
             "not slow",
         ]
         command += [*map(str, files_of(mutant)), "-k", mutant.tests]
-        paths = {"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
+        paths = {"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1", "DURABLE_MACHINE": "400"}
         done = subprocess.run(
             command, cwd=ROOT, env=os.environ | servers | paths, capture_output=True, text=True, check=False
         )
