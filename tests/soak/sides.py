@@ -60,7 +60,6 @@ class Side:
     def env(self, slot: int | None = None) -> dict[str, str]:
         """The environment of a worker, or of the client."""
         urls = {k: v if slot is None else address(v, slot) for k, v in self.conf.items() if isinstance(v, str)}
-        # OpenBLAS and the like are not used; the witness lies outside of the disk that fills.
         return {**os.environ, **environment(self.conf | urls, self.folder)}
 
     def prepare(self) -> None:

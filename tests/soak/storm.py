@@ -44,7 +44,6 @@ class Outcome:
     finished: list[float]  # when bodies came to their end
     workers: int  # how many were started
     fell: int  # how many of them ended without having been struck
-    folder: Path
 
     @property
     def kept(self) -> bool:
@@ -102,7 +101,6 @@ def soak(
             finished=[sight.at for sight in sights if sight.what == FINISHED],
             workers=crew.started,
             fell=crew.fell,
-            folder=folder,
         )
 
 

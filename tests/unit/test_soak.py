@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -97,7 +96,7 @@ def test_an_outcome_can_be_read_and_looked_at():
     outcome = Outcome(
         side="durable", pair="redis-postgresql", verdict=judge(told, ends(1, 2), {1: 1, 2: 1}), audit={}, settled=True,
         recoveries={"kill_child": [0.5]}, faults=faults, failed=[], began=10.0, finished=[10.5, 12.5], workers=4,
-        fell=0, folder=Path("logs"),
+        fell=0,
     )  # fmt: skip
     assert outcome.kept
     soaks = json.loads(json.dumps(report.document([outcome], 1, 0.1)))["soaks"]
