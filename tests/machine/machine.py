@@ -8,20 +8,19 @@ its first or second commit, and then asks again, as the product does.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
 from celery_durable import states
 from celery_durable.errors import KeyConflict, LeaseLost, LedgerUnavailable, TaskIdConflict
-from celery_durable.ledger.moves import Writer
 from celery_durable.records import Claim, Submission
 from celery_durable.steps import Content
 from tests.ledger.kit import BROKER, QUEUE, TASK, boom, empty, envelope, fails, gone, row_of
 from tests.machine.reference import FENCED, OURS, REPUBLISH, SECOND, Call, Reference, Row
+from tests.machine.stored import BEGIN, Clock, stored_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,37 +28,12 @@ if TYPE_CHECKING:
     from celery_durable.ledger import Ledger
     from tests.ledger.wire import Wire
 
-BEGIN, LEASE, JSON = 1_800_000_000 * SECOND, 30 * SECOND, "application/json"
-COLUMNS = [f.name for f in fields(Row) if f.name not in {"events", "failures", "steps"}]
+LEASE, JSON = 30 * SECOND, "application/json"
 ALL = 1_000  # more than any sweep finds due
 
 calls, claims = Bundle("calls"), Bundle("claims")
 seconds = st.sampled_from([1, 31, 10, 700])
 lost = st.sampled_from([0, 0, 0, 0, 1, 2])
-
-
-class Clock:
-    """The time, as a database's statements see it."""
-
-    SQL = "(SELECT micros FROM machine_clock)"
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self._run("DROP TABLE IF EXISTS machine_clock")
-        self._run("CREATE TABLE machine_clock (micros BIGINT NOT NULL)")
-        self._run(f"INSERT INTO machine_clock VALUES ({BEGIN})")
-
-    def set(self, micros: int) -> None:
-        self._run(f"UPDATE machine_clock SET micros = {micros}")
-
-    def _run(self, sql: str) -> None:
-        self.ledger.db.run(lambda connection: connection.exec_driver_sql(sql))
-
-    @classmethod
-    def rules(cls, ledger: Ledger) -> None:
-        """Have every statement of a ledger, none of which is built yet, ask this clock."""
-        ledger.dialect = replace(ledger.dialect, clock=cls.SQL, instant=cls.SQL)
-        ledger.writer = Writer(ledger.t, ledger.dialect)
 
 
 class Machine(RuleBasedStateMachine):
@@ -80,7 +54,6 @@ class Machine(RuleBasedStateMachine):
         self.reference = Reference(BEGIN)
         self.number = 0
         self.lossy = False  # whether a reply was lost in this rule
-        self.ids: dict[int, str] = {}
         self.owed: dict[str, str] = {}  # token -> whose
 
     # Clients ------------------------------------------------------------------------------------------
@@ -229,6 +202,62 @@ class Machine(RuleBasedStateMachine):
         expected = self.reference.tell(tokens)
         assert said == expected or lost
 
+    # What takes several verbs in one order, which chance alone seldom finds ------------------------------
+
+    @rule(target=claims, held=claims, zombie=st.sampled_from(["dies", "renews", "succeeds", "fails"]), lost=lost)
+    def is_overtaken(self, held: Claim, zombie, lost) -> Any:
+        """A lease passes, another worker runs the task, and the first one comes back."""
+        self.time_passes(31)
+        self.expire_leases(0)
+        self.release(0)
+        other = self.claim(held.task_id, 0, "y", 0)
+        if zombie == "dies":
+            self.its_process_dies(held, lost)
+        elif zombie == "renews":
+            self.renew(held, held, lost)
+        elif zombie == "succeeds":
+            self.succeed(held, lost)
+        else:
+            self.fail(held, 5, changed=False, lost=lost)
+        return other
+
+    @rule(target=claims, held=claims, times=st.integers(1, 4), give_up=st.sampled_from([20, 60]))
+    def waits_again_and_again(self, held: Claim, times, give_up) -> Any:
+        for _ in range(times):
+            self.wait(held, "condition", 5, give_up, 0)
+            self.time_passes(10)
+            self.release(0)
+            held = self.claim(held.task_id, 0, "z", 0)
+            if not isinstance(held, Claim):  # it gave up, or runs elsewhere
+                break
+        return held
+
+    @rule(target=claims, held=claims, old=st.sampled_from([1, 0]))
+    def comes_back_with_another_message(self, held: Claim, old) -> Any:
+        """And the old one is delivered again, or the new one."""
+        self.fail(held, 5, changed=True, lost=0)
+        self.time_passes(10)
+        self.release(0)
+        return self.claim(held.task_id, old, "x", 0)
+
+    @rule(target=claims, held=claims, ends=st.sampled_from(["leaves", "fails", "dies"]))
+    def is_cancelled_while_it_runs_and_replayed(self, held: Claim, ends) -> Any:
+        self.cancel(held.task_id, 0)
+        if ends == "leaves":
+            self.leave_as_cancelled(held, 0)
+        elif ends == "fails":
+            self.fail(held, 5, changed=False, lost=0)
+        else:
+            self.its_process_dies(held, 0)
+        self.replay(held.task_id, fresh=False, lost=0)
+        return self.claim(held.task_id, 0, "x", 0)
+
+    @rule(times=st.integers(1, 6))
+    def a_queue_stays_busy(self, times) -> None:
+        for _ in range(times):
+            self.time_passes(700)
+            self.ring(busy=True, refused=False, lost=0)
+
     # The sweep ----------------------------------------------------------------------------------------
 
     @rule(passed=seconds)
@@ -301,7 +330,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def ledger_and_reference_agree(self) -> None:
-        stored = {row.task_id: row for row in self._stored()}
+        stored = {row.task_id: row for row in stored_rows(self.ledger)}
         for row in self.reference.rows.values():
             there = stored.get(row.task_id)
             assert there is not None, f"{row.task_id} is gone"
@@ -324,29 +353,6 @@ class Machine(RuleBasedStateMachine):
             row.events += fenced  # a refusal whose reply was lost is told twice
         if there.wake_at == self.reference.hinted.get(row.task_id, OURS):
             row.wake_at = there.wake_at
-
-    def _stored(self) -> list[Row]:
-        t = self.ledger.t
-
-        def read(c: sa.Connection) -> tuple[Any, ...]:
-            return tuple(c.execute(sa.select(x).order_by(x.c[0])).all() for x in (t.task, t.event, t.failure, t.step))
-
-        tasks, events, failures, steps = self.ledger.db.run(read, read_only=True)
-        self.ids = {r.id: r.task_id for r in tasks}
-        rows = {}
-        for r in tasks:
-            told = {n: getattr(r, n) for n in COLUMNS}
-            told |= {"duplicate_of": self.ids.get(r.duplicate_of), "owes": bool(r.owes)}
-            told |= {"progressed": bool(r.progressed), "result": None if r.result is None else bytes(r.result)}
-            rows[r.id] = Row(**told)
-        for e in events:
-            rows[e.task_row].events.append((e.verb, e.from_state, e.to_state, e.claim))
-        for f in failures:
-            rows[f.task_row].failures.append((f.claim, f.kind))
-        for s in steps:
-            if s.kind == states.STEP:
-                rows[s.task_row].steps[s.name] = s.claim
-        return list(rows.values())
 
     def teardown(self) -> None:
         """Whatever was accepted comes to an end, and everybody is told; then the audit finds nothing."""

@@ -1,7 +1,8 @@
 """The ledger as its documentation tells it, in memory: what each verb must answer, and what must stand afterwards.
 
-Written from docs/states.md and docs/protocol.md. It imports nothing of the product, but its author had read that: what
-both misread alike would not show. Times are microseconds on a clock that stands still until `now` is changed. `?` is a token that the ledger makes itself: the machine fills it in as it sees it.
+Written from docs/states.md and docs/protocol.md. It imports nothing of the product, but its author had read that:
+what both misread alike would not show. Times are microseconds on a clock that stands still until `now` is changed.
+`?` is a token that the ledger makes itself: the machine fills it in as it sees it.
 """
 
 from __future__ import annotations

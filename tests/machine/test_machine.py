@@ -13,7 +13,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.ledger.kit import opened
 from tests.ledger.wire import Proxy, Wire, lose_commits_of_sqlite
-from tests.machine.machine import Clock, Machine
+from tests.machine.machine import Machine
+from tests.machine.stored import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
